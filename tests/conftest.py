@@ -1,0 +1,65 @@
+"""One thread each, no network, strict measured values; and the marks that make `pytest -m "not slow"` the inner loop."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+GUARD = Path(__file__).parent / "guard"
+LOG = Path(tempfile.gettempdir()) / f"tlcourse-guard-{os.getpid()}"
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "TLCOURSE_STRICT": "1",
+    "TLCOURSE_GUARD": str(LOG),
+    "PYTHONPATH": os.pathsep.join([str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])]),
+}
+sys.path.insert(0, str(GUARD))
+sys.modules.pop("sitecustomize", None)  # a distribution may have its own
+
+import pytest  # noqa: E402
+import sitecustomize  # noqa: E402, F401
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+REPOSITORY = Path(__file__).parents[1]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks are slow; what only a GPU shows is skipped without one."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """Fail a test that tried to reach another machine, even if the code under test swallowed the refusal."""
+    LOG.unlink(missing_ok=True)
+    result = yield
+    if LOG.exists():
+        pytest.fail(f"tried to reach the network: {', '.join(sorted(set(LOG.read_text().split())))}")
+    return result
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that this machine has."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty course folder of its own, whose data/ holds only SHA256SUMS: what is written goes there."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "SHA256SUMS").write_bytes((REPOSITORY / "data" / "SHA256SUMS").read_bytes())
+    monkeypatch.setenv("TLCOURSE_HOME", str(tmp_path))
+    return tmp_path

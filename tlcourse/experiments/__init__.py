@@ -1,0 +1,62 @@
+"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` prints what they say about the lecture's claims."""
+
+from dataclasses import asdict, dataclass
+from math import nan
+
+from tlcourse import records
+from tlcourse.claims import Claim, Verdict, judge
+from tlcourse.experiments.base import Experiment
+from tlcourse.experiments.distillation import distillation
+
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (distillation,)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger: a claim at a scale. status is "current", "stale", "incomplete", "missing" or "damaged"."""
+
+    claim: Claim
+    experiment: Experiment
+    scale: str
+    status: str
+    found: Verdict
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """What `tlcourse claims --json` prints; the verdict of a record that does not count is its status."""
+        numbers = {key: None if value != value else value for key, value in asdict(self.found).items()}  # JSON knows no nan
+        keys = ("id", "sentence", "source", "paper", "unit")
+        return {
+            **{key: getattr(self.claim, key) for key in keys},
+            "chapter": self.experiment.chapter,
+            "kind": self.claim.decide.kind,
+            **{key: numbers[key] for key in ("effect", "low", "high", "seeds")},
+            "verdict": self.found.verdict if self.status == "current" else self.status,
+            "scale": self.scale,
+            "experiment": self.experiment.name,
+        }
+
+
+def find(name: str) -> Experiment:
+    """An experiment by name. Raises ValueError with the names there are."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def ledger(name: str | None = None) -> list[Entry]:
+    """The claims of one experiment, or of all, at each scale that bears on them, with their verdicts."""
+    chosen = [find(name)] if name else list(EXPERIMENTS.values())
+    return [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales]
+
+
+def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:
+    nothing = Verdict("", nan, nan, nan, 0)
+    try:
+        record = records.read(experiment.name, scale)
+        found = judge(claim, record.rows)
+    except (records.RecordError, LookupError) as error:
+        status = "damaged" if "damaged" in str(error) else "missing"
+        return Entry(claim, experiment, scale, status, nothing, str(error))
+    stale, short = records.is_stale(record, experiment), record.seeds < experiment.scales[scale].seeds
+    return Entry(claim, experiment, scale, "stale" if stale else "incomplete" if short else "current", found)

@@ -1,0 +1,331 @@
+"""Recorded results and their provenance.
+
+A record is a table of rows and a file that says where they come from: `data/results/NAME.SCALE.csv` and `NAME.SCALE.json`. It is measured
+seed by seed in worker processes of one thread each, so the rows are the same whatever the number of workers; a seed that is finished is kept
+as a part, and an interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from tlcourse.claims import TUNING, interval, select
+from tlcourse.data import data_dir
+from tlcourse.methods._checks import expect
+
+UNMEASURED = ("tlcourse.claims", "tlcourse.records")  # they read rows, they do not make them
+
+
+class Measurable(Protocol):
+    """What `measure` needs of an experiment: a name, scales by name, and functions from (scale, seed, device) to rows."""
+
+    name: str
+    scales: Any
+    run: Any
+    tune: Any
+
+
+class RecordError(Exception):
+    """A record is missing, damaged or being measured; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Measured rows (seed, arm, metric, value, coordinates) and where they come from."""
+
+    rows: pd.DataFrame
+    provenance: dict[str, Any]
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds were measured."""
+        return len(self.provenance["seeds"])
+
+    def summary(self, metric: str, **where: object) -> pd.DataFrame:
+        """Mean and 95% interval over seeds of a metric, one line per arm: columns mean, low, high, seeds."""
+        values = select(self.rows[self.rows["seed"] < TUNING], metric, where).groupby("arm", sort=False)["value"]
+        return pd.DataFrame({arm: interval(v.to_numpy(), 0.95) for arm, v in values}, index=["mean", "low", "high", "seeds"]).T
+
+
+def read(name: str, scale: str) -> Record:
+    """The record of an experiment at a scale. Raises RecordError when it is missing or its two files do not belong together."""
+    csv, provenance = _paths(name, scale)
+    again = f"Measure it with `tlcourse run {name} --scale {scale}`."
+    if not (csv.is_file() and provenance.is_file()):
+        raise RecordError(f"{name} has no record at scale {scale}. {again}")
+    try:
+        origin = json.loads(provenance.read_text())
+        if hashlib.sha256(csv.read_bytes()).hexdigest() != origin["rows_sha256"]:
+            raise ValueError("the rows are not those that were measured")
+        return Record(pd.read_csv(csv, float_precision="round_trip"), origin)
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"the record {csv.name} is damaged ({error}). Restore it with `git checkout -- data/results`, or: {again}") from error
+
+
+def is_stale(record: Record, experiment: Measurable) -> bool:
+    """Whether the code that a record was measured with has changed since, docstrings and annotations aside."""
+    return record.provenance["digest"] != code_digest(experiment.run.__module__)
+
+
+def measure(
+    experiment: Measurable, scale: str, *, seeds: int | None = None, workers: int | None = None, device: str = "cpu", progress: bool = True
+) -> Record:
+    """Measure an experiment at a scale and write its record; seeds that are recorded already, by the same code, are not measured again.
+
+    seeds: how many (those of the scale, if None). workers: processes (one per core on a CPU, else one). Raises ValueError for settings out
+    of range, and RecordError when the same measurement is running in another process.
+    """
+    expect(scale in experiment.scales, f"{experiment.name} has no scale {scale!r}; it has {', '.join(experiment.scales)}")
+    plan = experiment.scales[scale]
+    seeds = plan.seeds if seeds is None else seeds
+    workers = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) if workers is None else workers
+    expect(1 <= seeds <= TUNING, f"seeds must be in 1 … {TUNING}, got {seeds}")
+    expect(workers >= 1, f"workers must be >= 1, got {workers}")
+    workers = workers if device == "cpu" else 1
+    with _locked(experiment.name, scale):
+        parts = _Parts(experiment, scale, device)
+        tuning = [TUNING + i for i in range(plan.tuning_seeds)] if experiment.tune else []
+        with tqdm(total=len(tuning) + seeds, desc=f"{experiment.name} ({scale})", unit="seed", disable=not progress) as bar:
+            parts.fill(experiment.tune, plan, tuning, workers, bar)
+            settled = plan.settle(parts.rows(tuning))
+            parts.fill(experiment.run, settled, range(seeds), workers, bar)
+        return parts.assemble(tuning, range(seeds))
+
+
+def verify(experiment: Measurable, scale: str) -> bool:
+    """Measure seed 0 again; if its rows agree with the record, stamp the record with the present code and return True, else False.
+
+    Rows agree when they differ by at most one part in a million. Timings (metrics that begin with "seconds") are not compared.
+    """
+    record = read(experiment.name, scale)
+    device = record.provenance["device"]
+    with _locked(experiment.name, scale):
+        plan = experiment.scales[scale].settle(record.rows[record.rows["seed"] >= TUNING])
+        with _pool(1) as pool:
+            rows, _ = pool.submit(_measure_seed, experiment.run, plan, 0, device).result()
+        old, new = (_comparable(frame) for frame in (record.rows[record.rows["seed"] == 0], pd.DataFrame(rows)))
+        if not old.index.equals(new.index) or not np.allclose(old, new, rtol=1e-6, atol=1e-12, equal_nan=True):
+            return False
+        stamp = {"digest": code_digest(experiment.run.__module__), "verified": _today()}
+        _write(_paths(experiment.name, scale)[1], json.dumps(record.provenance | stamp, indent=1) + "\n")
+        return True
+
+
+def code_digest(module: str) -> str:
+    """SHA-256 of the syntax of a module and of the tlcourse modules it imports, without docstrings, annotations and claims."""
+    bare: dict[str, str] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name not in bare and name not in UNMEASURED:
+            bare[name], imports = _syntax(name)
+            todo += imports
+    return hashlib.sha256("\n".join(f"# {name}\n{bare[name]}" for name in sorted(bare)).encode()).hexdigest()
+
+
+class _Parts:
+    """Finished seeds of one measurement, one file each, in a hidden folder that is named after the code that made them."""
+
+    def __init__(self, experiment: Measurable, scale: str, device: str) -> None:
+        self.experiment, self.scale, self.device = experiment, scale, device
+        self.digest = code_digest(experiment.run.__module__)
+        self.folder = _results() / f".{experiment.name}.{scale}.{device}.{self.digest[:12]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_what_is_recorded()
+
+    def _keep_what_is_recorded(self) -> None:
+        try:
+            old = read(self.experiment.name, self.scale)
+        except RecordError:
+            return
+        if old.provenance["digest"] != self.digest or old.provenance["device"] != self.device:
+            return
+        for seed, seconds in zip(old.provenance["seeds"] + old.provenance["tuning_seeds"], old.provenance["seconds"]):
+            if not self._path(seed).exists():
+                rows = old.rows[old.rows["seed"] == seed]
+                self._save(seed, [row.dropna().to_dict() for _, row in rows.astype(object).iterrows()], seconds)
+
+    def fill(self, function: Any, plan: Any, seeds: Iterable[int], workers: int, bar: Any) -> None:
+        """Measure the seeds that have no part yet."""
+        missing = [seed for seed in seeds if not self._path(seed).exists()]
+        bar.update(len(list(seeds)) - len(missing))
+        if not missing:
+            return
+        with _pool(min(workers, len(missing))) as pool:
+            running = {pool.submit(_measure_seed, function, plan, seed, self.device): seed for seed in missing}
+            for done in as_completed(running):
+                self._save(running[done], *done.result())
+                bar.update()
+
+    def rows(self, seeds: Iterable[int]) -> pd.DataFrame:
+        """The rows of these seeds, in order."""
+        return pd.DataFrame([row for seed in seeds for row in self._load(seed)["rows"]])
+
+    def assemble(self, tuning: list[int], seeds: Iterable[int]) -> Record:
+        """Write the record, then drop the parts."""
+        everything = [*seeds, *tuning]
+        csv, provenance = _paths(self.experiment.name, self.scale)
+        text = self.rows(everything).to_csv(index=False)
+        origin = {
+            "experiment": self.experiment.name,
+            "scale": self.scale,
+            "command": f"tlcourse run {self.experiment.name} --scale {self.scale} --seeds {len(everything) - len(tuning)} --device {self.device}",
+            "digest": self.digest,
+            "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "seeds": list(seeds),
+            "tuning_seeds": tuning,
+            "seconds": [round(self._load(seed)["seconds"], 1) for seed in everything],
+            "device": self.device,
+            "processor": _processor(self.device),
+            "threads": 1,
+            "versions": {name: version(name) for name in ("tlcourse", "torch", "torchvision", "numpy", "scipy")} | {"python": platform.python_version()},
+            "measured": _today(),
+        }
+        _write(csv, text)
+        _write(provenance, json.dumps(origin, indent=1) + "\n")
+        for folder in _results().glob(f".{self.experiment.name}.{self.scale}.{self.device}.*"):
+            shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else None
+        return read(self.experiment.name, self.scale)
+
+    def _path(self, seed: int) -> Path:
+        return self.folder / f"{seed}.json"
+
+    def _save(self, seed: int, rows: list[dict[str, Any]], seconds: float) -> None:
+        _write(self._path(seed), json.dumps({"seconds": seconds, "rows": rows}))
+
+    def _load(self, seed: int) -> Any:
+        return json.loads(self._path(seed).read_text())
+
+
+def _measure_seed(function: Any, plan: Any, seed: int, device: str) -> tuple[list[dict[str, Any]], float]:
+    """Runs in a worker process."""
+    start = time.perf_counter()
+    rows = [{"seed": seed, **row.as_dict()} for row in function(plan, seed, torch.device(device))]
+    return rows, time.perf_counter() - start
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextmanager
+def _locked(name: str, scale: str) -> Iterator[None]:
+    _results().mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(_results() / f".{name}.{scale}.lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise RecordError(f"{name} ({scale}) is being measured by another process; wait for it, or stop it first.") from error
+
+
+def _comparable(rows: pd.DataFrame) -> pd.Series:
+    kept = rows[~rows["metric"].str.startswith("seconds")]
+    keys = [column for column in kept if column not in ("seed", "value")]
+    return kept.assign(**{key: kept[key].astype(str) for key in keys}).set_index(sorted(keys))["value"].sort_index()
+
+
+def _results() -> Path:
+    return data_dir() / "results"
+
+
+def _paths(name: str, scale: str) -> tuple[Path, Path]:
+    return _results() / f"{name}.{scale}.csv", _results() / f"{name}.{scale}.json"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write all of it or nothing."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _processor(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class _Bare(ast.NodeTransformer):
+    """Drops what cannot change a row: docstrings, annotations, and the claims of an experiment."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self._undocumented(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._undocumented(node)
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self._undocumented(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.annotation = ast.Constant(None)
+        self.generic_visit(node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "claims"]
+        self.generic_visit(node)
+        return node
+
+    def _undocumented(self, node: Any) -> ast.AST:
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+        self.generic_visit(node)
+        return node
+
+
+@cache
+def _syntax(module: str) -> tuple[str, list[str]]:
+    """The bare source of a module, and the tlcourse modules it imports."""
+    spec = importlib.util.find_spec(module)
+    expect(spec is not None and spec.origin is not None, f"module {module} has no source file")
+    tree = ast.parse(Path(spec.origin).read_text())  # type: ignore[union-attr, arg-type]
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    imports = [name for name in names if name.startswith("tlcourse.") and _is_module(name)]
+    return ast.unparse(_Bare().visit(tree)), imports
+
+
+def _is_module(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return False
+    return spec is not None and not spec.submodule_search_locations  # packages only gather; their modules are named on their own
