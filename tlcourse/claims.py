@@ -1,7 +1,7 @@
 """What a claim is, and how measured rows decide it.
 
-A claim is a sentence of the lecture with the effect that would bear it out. Rows are a table with the columns seed, arm, metric, value and
-coordinates such as width. Arms of one seed share what they can, so effects are paired: one difference per seed, then a t interval over seeds.
+A claim is a sentence of the lecture with the effect that would bear it out. Rows are a table with the columns seed, arm, metric, value
+and coordinates such as width. Arms of one seed share what they can, so effects are paired: one difference per seed, then a t interval.
 
     decide=greater("alone", "distilled", metric="errors")     # alone makes more errors than distilled
 """
@@ -56,8 +56,9 @@ class Given:
 class Claim:
     """A sentence of the lecture that rows can decide.
 
-    id is stable; source says where the sentence stands; paper quotes its numbers; unit is that of the effect; varies says what the interval
-    is over. scales: the scales that bear on it (all of the experiment's, if empty). A claim whose `given` is not supported is not testable here.
+    id is stable; source says where the sentence stands; paper quotes its numbers; unit is that of the effect; varies says what the
+    interval is over. scales: the scales that bear on it (all of the experiment's, if empty). A claim whose `given` is not supported is
+    not testable here.
     """
 
     id: str
@@ -99,7 +100,7 @@ def contrast(weights: Mapping[str, float], metric: str, **where: object) -> Deci
 
 
 def equivalent(a: str, b: str, metric: str, *, margin: float, **where: object) -> Decision:
-    """Arms a and b differ by less than the margin: supported when the 90% interval of a − b lies inside ±margin, contradicted when outside."""
+    """Arms a and b differ by less than the margin: the 90% interval of a − b lies inside ±margin (contradicted: outside of it)."""
     expect(margin > 0, f"margin must be > 0, got {margin}")
 
     def rule(rows: pd.DataFrame) -> Verdict:
@@ -116,7 +117,9 @@ def exact(metric: str, *, tolerance: float, **where: object) -> Decision:
     def rule(rows: pd.DataFrame) -> Verdict:
         chosen = select(rows, metric, where)
         largest = float(chosen["value"].abs().max(skipna=False))
-        return Verdict(SUPPORTED if largest <= tolerance else CONTRADICTED, largest, nan, nan, chosen["seed"].nunique(), f"tolerance {tolerance:g}")
+        return Verdict(
+            SUPPORTED if largest <= tolerance else CONTRADICTED, largest, nan, nan, chosen["seed"].nunique(), f"tolerance {tolerance:g}"
+        )
 
     return Decision("exact", rule)
 
@@ -156,7 +159,10 @@ def _paired(rows: pd.DataFrame, weights: Mapping[str, float], metric: str, where
     """The weighted sum of the arms, for each seed that has them all."""
     chosen = select(rows, metric, where)
     chosen = chosen[chosen["arm"].isin(weights)]
-    expect(not chosen.duplicated(["seed", "arm"]).any(), f"{metric!r} at {dict(where)} has several values for one seed and arm: name more coordinates")
+    expect(
+        not chosen.duplicated(["seed", "arm"]).any(),
+        f"{metric!r} at {dict(where)} has several values for one seed and arm: name more coordinates",
+    )
     table = chosen.pivot(index="seed", columns="arm", values="value").reindex(columns=list(weights))
     if table.isna().all().any():
         raise LookupError(f"the rows hold no {metric!r} at {dict(where)} for arm {table.columns[table.isna().all()][0]!r}")

@@ -172,7 +172,9 @@ def fetch(name: str) -> Path:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise DataError(full) from error
             on_board = ", ".join(ON_BOARD)
-            raise DataError(f"{name} could not be downloaded ({error}). Is there a network? On board, without one, are: {on_board}.") from error
+            raise DataError(
+                f"{name} could not be downloaded ({error}). Is there a network? On board, without one, are: {on_board}."
+            ) from error
         (Path(part) / name).rename(home / name)
     return home / name
 
@@ -233,14 +235,14 @@ def _unpack(name: str, file: str) -> np.ndarray:
         content = gzip.decompress(path.read_bytes())
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or was copied in part ({error}). {repair}") from error
-    digests = dict(reversed(line.split()) for line in (home / "SHA256SUMS").read_text().splitlines())
+    digests = {file: digest for digest, file in map(str.split, (home / "SHA256SUMS").read_text().splitlines())}
     if hashlib.sha256(content).hexdigest() != digests.get(f"{name}/{file}"):
         raise DataError(f"{path} is damaged: its digest is not the one in SHA256SUMS. {repair}")
     return np.frombuffer(bytearray(content), dtype=np.uint8)
 
 
 def _digits(split: str) -> Images:
-    """scikit-learn's 1,797 scans of 8×8 pixels, enlarged to MNIST's format: 20×20 pixels in a frame of 28×28. The last 500 are the test set."""
+    """scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 20×20 in a frame of 28×28 as MNIST's are. The last 500 are the test set."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -262,7 +264,9 @@ def _dataset(name: str, split: str, root: Path, download: bool) -> Any:
 def _torchvision(name: str, split: str, root: Path, size: int | None) -> Images:
     on_board = ", ".join(ON_BOARD)
     if not root.exists():
-        raise DataError(f"{name} is not on board. Fetch it with `tlcourse data fetch {name}` (about {FETCHABLE[name][1]} MB), or use {on_board}.")
+        raise DataError(
+            f"{name} is not on board. Fetch it with `tlcourse data fetch {name}` (about {FETCHABLE[name][1]} MB), or use {on_board}."
+        )
     try:
         return _stack(_dataset(name, split, root, download=False), name, size)
     except (OSError, RuntimeError, EOFError) as error:
@@ -290,6 +294,6 @@ def _stack(dataset: Any, name: str, size: int | None) -> Images:
         size = 96
     if size is not None:
         pictures = tuple(center_crop(resize(picture, [size]), [size, size]) for picture in pictures)
-    labels = torch.tensor(labels)
-    classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(labels.max()) + 1)]
-    return Images(torch.stack([pil_to_tensor(picture) for picture in pictures]), labels, tuple(classes), name)
+    numbers = torch.tensor(labels)
+    classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(numbers.max()) + 1)]
+    return Images(torch.stack([pil_to_tensor(picture) for picture in pictures]), numbers, tuple(classes), name)

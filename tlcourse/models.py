@@ -5,6 +5,7 @@ Every network ends in `head`, a linear layer from features to logits.
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import nn
 
@@ -24,7 +25,7 @@ def MLP(*sizes: int, dropout: float = 0.0, input_dropout: float = 0.0) -> nn.Seq
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     if input_dropout:
         layers["input_dropout"] = nn.Dropout(input_dropout)
-    for i, (fan_in, units) in enumerate(zip(sizes[:-2], sizes[1:-1]), start=1):
+    for i, (fan_in, units) in enumerate(pairwise(sizes[:-1]), start=1):
         layers |= {f"fc{i}": nn.Linear(fan_in, units), f"relu{i}": nn.ReLU()}
         if dropout:
             layers[f"dropout{i}"] = nn.Dropout(dropout)
@@ -37,7 +38,9 @@ def ConvNet(classes: int = 10, *, channels: int = 1, size: int = 28, width: int 
     Takes (N, channels, size, size), gives logits (N, classes). Layers: block1, block2, block3 (width, 2·width, 4·width maps, each half
     the size of the last), flatten, fc6, relu6, fc7, relu7, head. Raises ValueError if size is below 8 or another number below 1.
     """
-    expect(min(classes, channels, width, units) >= 1, f"classes, channels, width and units must be >= 1, got {classes, channels, width, units}")
+    expect(
+        min(classes, channels, width, units) >= 1, f"classes, channels, width and units must be >= 1, got {classes, channels, width, units}"
+    )
     expect(size >= 8, f"size must be at least 8 pixels (three blocks halve it), got {size}")
     maps = [channels, width, 2 * width, 4 * width]
     blocks = {f"block{i}": _block(maps[i - 1], maps[i]) for i in (1, 2, 3)}

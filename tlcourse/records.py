@@ -1,8 +1,8 @@
 """Recorded results and their provenance.
 
 A record is a table of rows and a file that says where they come from: `data/results/NAME.SCALE.csv` and `NAME.SCALE.json`. It is measured
-seed by seed in worker processes of one thread each, so the rows are the same whatever the number of workers; a seed that is finished is kept
-as a part, and an interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
+seed by seed in worker processes of one thread each, so the rows are the same whatever the number of workers; a seed that is finished is
+kept as a part, and an interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
 """
 
 import ast
@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +40,14 @@ UNMEASURED = ("tlcourse.claims", "tlcourse.records")  # they read rows, they do 
 class Measurable(Protocol):
     """What `measure` needs of an experiment: a name, scales by name, and functions from (scale, seed, device) to rows."""
 
-    name: str
-    scales: Any
-    run: Any
-    tune: Any
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def scales(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def run(self) -> Any: ...  # noqa: D102
+    @property
+    def tune(self) -> Any: ...  # noqa: D102
 
 
 class RecordError(Exception):
@@ -80,7 +84,9 @@ def read(name: str, scale: str) -> Record:
             raise ValueError("the rows are not those that were measured")
         return Record(pd.read_csv(csv, float_precision="round_trip"), origin)
     except (ValueError, KeyError) as error:
-        raise RecordError(f"the record {csv.name} is damaged ({error}). Restore it with `git checkout -- data/results`, or: {again}") from error
+        raise RecordError(
+            f"the record {csv.name} is damaged ({error}). Restore it with `git checkout -- data/results`, or: {again}"
+        ) from error
 
 
 def is_stale(record: Record, experiment: Measurable) -> bool:
@@ -185,12 +191,13 @@ class _Parts:
     def assemble(self, tuning: list[int], seeds: Iterable[int]) -> Record:
         """Write the record, then drop the parts."""
         everything = [*seeds, *tuning]
-        csv, provenance = _paths(self.experiment.name, self.scale)
+        name, scale, many = self.experiment.name, self.scale, len(everything) - len(tuning)
+        csv, provenance = _paths(name, scale)
         text = self.rows(everything).to_csv(index=False)
         origin = {
-            "experiment": self.experiment.name,
-            "scale": self.scale,
-            "command": f"tlcourse run {self.experiment.name} --scale {self.scale} --seeds {len(everything) - len(tuning)} --device {self.device}",
+            "experiment": name,
+            "scale": scale,
+            "command": f"tlcourse run {name} --scale {scale} --seeds {many} --device {self.device}",
             "digest": self.digest,
             "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "seeds": list(seeds),
@@ -199,7 +206,8 @@ class _Parts:
             "device": self.device,
             "processor": _processor(self.device),
             "threads": 1,
-            "versions": {name: version(name) for name in ("tlcourse", "torch", "torchvision", "numpy", "scipy")} | {"python": platform.python_version()},
+            "versions": {name: version(name) for name in ("tlcourse", "torch", "torchvision", "numpy", "scipy")}
+            | {"python": platform.python_version()},
             "measured": _today(),
         }
         _write(csv, text)
@@ -240,9 +248,10 @@ def _locked(name: str, scale: str) -> Iterator[None]:
 
 
 def _comparable(rows: pd.DataFrame) -> pd.Series:
-    kept = rows[~rows["metric"].str.startswith("seconds")]
-    keys = [column for column in kept if column not in ("seed", "value")]
-    return kept.assign(**{key: kept[key].astype(str) for key in keys}).set_index(sorted(keys))["value"].sort_index()
+    kept = rows[~rows["metric"].str.startswith("seconds")].drop(columns="seed").dropna(axis=1, how="all")
+    floats = kept.astype(dict.fromkeys(kept.select_dtypes("number"), float))  # a width of 300 reads as 300.0 beside rows without one
+    keys = sorted(str(column) for column in kept if column != "value")
+    return floats.astype(dict.fromkeys(keys, str)).set_index(keys)["value"].sort_index()
 
 
 def _results() -> Path:

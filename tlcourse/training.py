@@ -163,7 +163,9 @@ def predict(model: nn.Module, data: Source, output: str | None = None) -> Tensor
 def accuracy(model: nn.Module, data: Source) -> float:
     """Share of right classes, in [0, 1], for a model that returns logits (N, K) and data whose targets are labels."""
     answer = predict(model, data)
-    return (answer.argmax(1) == _xy(data)[1].to(answer.device)).float().mean().item()
+    labels = _xy(data)[1]
+    expect(isinstance(labels, Tensor), "accuracy needs data whose targets are labels, got a dict of targets")
+    return (answer.argmax(1) == torch.as_tensor(labels, device=answer.device)).float().mean().item()
 
 
 def record(model: nn.Module, data: Source, of: str | Sequence[str] | None = None) -> Any:
@@ -194,7 +196,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def max_norm(limit: float) -> Callable[[nn.Module], None]:
-    """For `fit(after_step=…)`: scale the incoming weights of every linear unit down to a norm of at most `limit`. Srivastava et al. 2014."""
+    """For `fit(after_step=…)`: scale each linear unit's incoming weights down to a norm of at most `limit`. Srivastava et al. 2014."""
     expect(limit > 0, f"limit must be > 0, got {limit}")
 
     @torch.no_grad()
@@ -238,7 +240,13 @@ class _Feed:
     """Shuffles the sources by index and hands out batches that live on the device; no worker processes, no copies."""
 
     def __init__(self, data: Any, where: torch.device, batch_size: int, augment: Any, seed: int) -> None:
-        parts = data.sources if isinstance(data, Joint) else {"target": data.target, "source": data.source} if isinstance(data, Paired) else None
+        parts = (
+            data.sources
+            if isinstance(data, Joint)
+            else {"target": data.target, "source": data.source}
+            if isinstance(data, Paired)
+            else None
+        )
         self.sources = {name: _on_device(*_xy(source), where) for name, source in (parts or {"": data}).items()}
         for name, (x, _) in self.sources.items():
             expect(len(x) > 0, f"data {name} holds no sample".replace("  ", " "))
@@ -293,7 +301,9 @@ def _optimizer(model: nn.Module, objective: Objective, groups: Any, kind: str, l
     expect(kind in ("adamw", "sgd"), f'optimizer must be "adamw" or "sgd", got {kind!r}')
     expect(0 < lr < math.inf, f"lr must be a finite number > 0, got {lr}")
     expect(weight_decay >= 0, f"weight_decay must be >= 0, got {weight_decay}")
-    chosen = [dict(group) for group in groups] if groups is not None else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    chosen: list[dict[str, Any]] = (
+        [dict(group) for group in groups] if groups is not None else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    )
     if isinstance(objective, nn.Module):
         known = {id(p) for group in chosen for p in group["params"]} | {id(p) for p in model.parameters()}
         own = [p for p in objective.parameters() if p.requires_grad and id(p) not in known]
@@ -309,7 +319,9 @@ def _expect_finite(losses: Tensor) -> None:
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         step = int(bad[0])
-        raise FloatingPointError(f"the loss became {losses[step].item()} at step {step + 1}; try a smaller lr, or look for a log or a division by zero")
+        raise FloatingPointError(
+            f"the loss became {losses[step].item()} at step {step + 1}; try a smaller lr, or look for a log or a division by zero"
+        )
 
 
 @contextmanager

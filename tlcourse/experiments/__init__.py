@@ -1,4 +1,4 @@
-"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` prints what they say about the lecture's claims."""
+"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` says what they say about the claims."""
 
 from dataclasses import asdict, dataclass
 from math import nan

@@ -26,7 +26,7 @@ class Row:
 
 
 class Scale(SimpleNamespace):
-    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers, as attributes."""
+    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers."""
 
     seeds: int
     minutes: float
@@ -53,7 +53,7 @@ Measure = Callable[[Scale, int, torch.device], Iterator[Row]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """A comparison of arms over seeds. run yields rows; tune, where there is one, yields validation rows with a `setting` for each candidate.
+    """A comparison of arms over seeds. run yields rows; tune, where there is one, yields validation rows with a `setting` each.
 
     name: of its file and records; question: what it asks; chapter: the part of the notebook's name after the number.
     """

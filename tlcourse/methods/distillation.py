@@ -1,14 +1,15 @@
 r"""Knowledge distillation: a student learns what the teacher thinks of every class, not only which class is right.
 
-A trained network's probabilities say more than the label: this 7 looks a little like a 2 and not at all like an 8. At temperature 1 those small
-probabilities hardly count in the loss. A temperature :math:`T > 1` softens teacher :math:`p` and student :math:`q` alike until they do:
+A trained network's probabilities say more than the label: this 7 looks a little like a 2 and not at all like an 8. At temperature 1 those
+small probabilities hardly count in the loss. A temperature :math:`T > 1` softens teacher :math:`p` and student :math:`q` until they do:
 
 .. math::
     q_{i,T} &= \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)} \\
     \mathcal{L} &= (1 - \alpha)\, \mathcal{L}_{ce}(y, q_1) + \alpha\, T^2\, \mathcal{L}_{ce}(p_T, q_T)
 
 Letters: z and v are the logits of student and teacher, q and p their probabilities, y the labels, K the number of classes.
-The factor :math:`T^2` is there because the gradient of the second term, :math:`(q_T - p_T) / T`, shrinks like :math:`1 / T^2` once T is large.
+The factor :math:`T^2` is there because the gradient of the second term, :math:`(q_T - p_T) / T`, shrinks like :math:`1 / T^2` once T is
+large.
 
 Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", section 2.
 """
@@ -25,8 +26,8 @@ from tlcourse.methods._checks import expect
 def soften(logits: Tensor, T: float) -> Tensor:
     r"""Probabilities at temperature T: :math:`q_{i,T} = \exp(z_i / T) / \sum_j \exp(z_j / T)`.
 
-    logits: (N, K). Returns (N, K), float32 or wider; rows sum to 1. T = 1 is the softmax; T towards infinity is uniform, T towards 0 picks the largest.
-    Raises ValueError unless logits are (N, K) and T is a finite number > 0. Hinton et al. 2015, equation 1.
+    logits: (N, K). Returns (N, K), float32 or wider; rows sum to 1. T = 1 is the softmax; T towards infinity is uniform, T towards 0
+    picks the largest. Raises ValueError unless logits are (N, K) and T is a finite number > 0. Hinton et al. 2015, equation 1.
     """
     _expect_logits("logits", logits)
     _expect_temperature(T)
@@ -36,9 +37,9 @@ def soften(logits: Tensor, T: float) -> Tensor:
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, T: float, alpha: float) -> Tensor:
     r"""(1 − α)·CE(y, q₁) + α·T²·CE(p_T, q_T), in nats, mean over the batch. The teacher gets no gradient.
 
-    student_logits, teacher_logits: (N, K); labels: (N,) int64 in [0, K). T > 0; alpha in [0, 1]: 0 is plain cross-entropy, 1 never looks at a label.
-    Raises ValueError for shapes that do not match, an empty batch, T or alpha out of range, and on CPU (elsewhere it would have to
-    wait for the device) for labels outside the classes. Hinton et al. 2015, section 2.
+    student_logits, teacher_logits: (N, K); labels: (N,) int64 in [0, K). T > 0; alpha in [0, 1]: 0 is plain cross-entropy, 1 never
+    looks at a label. Raises ValueError for shapes that do not match, an empty batch, T or alpha out of range, and for labels outside the
+    classes (on CPU only: elsewhere it would have to wait for the device). Hinton et al. 2015, section 2.
     """
     _expect_pair(student_logits, teacher_logits)
     _expect_temperature(T)
