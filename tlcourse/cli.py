@@ -226,6 +226,16 @@ def data_fetch(name: Annotated[str, typer.Argument(help="A set that `tlcourse da
 
 
 @app.command()
+def execute(notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to run and save.")]) -> None:
+    """Run notebooks from a fresh kernel and save them as they are committed."""
+    from tlcourse.publish.notebooks import execute as execute_one
+
+    for path in notebooks:
+        execute_one(path)
+        print(f"{path} was run and saved")
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: each line says ok, or what to do."""
     import torch

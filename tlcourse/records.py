@@ -28,6 +28,7 @@ import filelock
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from tqdm.auto import tqdm
 
 from tlcourse.claims import TUNING, interval, select
@@ -70,6 +71,13 @@ class Record:
         """Mean and 95% interval over seeds of a metric, one line per arm: columns mean, low, high, seeds."""
         values = select(self.rows[self.rows["seed"] < TUNING], metric, where).groupby("arm", sort=False)["value"]
         return pd.DataFrame({arm: interval(v.to_numpy(), 0.95) for arm, v in values}, index=["mean", "low", "high", "seeds"]).T
+
+    def expect(self, arm: str, metric: str, **where: object) -> tuple[float, float]:
+        """Where one more seed should fall in 99 cases of 100: the prediction interval of a normal distribution."""
+        rows = select(self.rows[self.rows["seed"] < TUNING], metric, where)
+        values = rows.loc[rows["arm"] == arm, "value"]
+        half = stats.t.ppf(0.995, len(values) - 1) * values.std() * (1 + 1 / len(values)) ** 0.5
+        return values.mean() - half, values.mean() + half
 
 
 def read(name: str, scale: str) -> Record:
@@ -191,6 +199,9 @@ class _Parts:
     def assemble(self, tuning: list[int], seeds: Iterable[int]) -> Record:
         """Write the record, then drop the parts."""
         everything = [*seeds, *tuning]
+        _syntax.cache_clear()
+        if code_digest(self.experiment.run.__module__) != self.digest:
+            raise RecordError(f"the code changed while {self.experiment.name} was measured; run the same command again")
         name, scale, many = self.experiment.name, self.scale, len(everything) - len(tuning)
         csv, provenance = _paths(name, scale)
         text = self.rows(everything).to_csv(index=False)

@@ -47,7 +47,7 @@ def find(name: str) -> Experiment:
 def ledger(name: str | None = None) -> list[Entry]:
     """The claims of one experiment, or of all, at each scale that bears on them, with their verdicts."""
     chosen = [find(name)] if name else list(EXPERIMENTS.values())
-    return [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales]
+    return [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales if scale != "live"]
 
 
 def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:

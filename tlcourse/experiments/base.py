@@ -26,7 +26,10 @@ class Row:
 
 
 class Scale(SimpleNamespace):
-    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers."""
+    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers.
+
+    "lecture" and "full" decide claims; "live" is what a live cell shows with one seed, and only says what to expect of it.
+    """
 
     seeds: int
     minutes: float

@@ -32,30 +32,32 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     train, _ = _train_and_validation(scale, seed, device)
     test = load("mnist", "test").to(device)
     teacher = _teacher(scale, train, seed)
-    teacher_errors, teacher_logits = errors(predict(teacher, test), test.labels), record(teacher, train)
+    pupils = train.take(slice(0, scale.student_images))
+    teacher_errors, teacher_logits = errors(predict(teacher, test), test.labels), record(teacher, pupils)
     for width in scale.widths:
         yield Row("teacher", "errors", teacher_errors, {"width": width})
         goal = 0.0
         for arm in STUDENTS:
-            lr = scale.chosen(arm=arm, width=width)
-            student, history = _student(arm, width, lr, scale, train, teacher_logits, seed, test)
+            lr = scale.chosen(arm=arm, width=width) if scale.tuning_seeds else scale.lr
+            student, history = _student(arm, width, lr, scale, pupils, teacher_logits, seed, test)
             curve: list[float] = history.epochs["errors"].tolist()
             goal = curve[-1] if arm == "alone" else goal
             yield Row(arm, "errors", curve[-1], {"width": width})
             yield Row(arm, "epochs to what alone reaches", _first_at_most(curve, goal), {"width": width})
             yield from (Row(arm, "errors by epoch", value, {"width": width, "epoch": epoch}) for epoch, value in enumerate(curve, 1))
             if arm == "alone" and width == max(scale.widths):
-                yield from algebra(record(student, train), teacher_logits)
+                yield from algebra(record(student, pupils), teacher_logits)
 
 
 def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """Every arm, width and learning rate, on validation images."""
     train, validation = _train_and_validation(scale, seed, device)
-    teacher_logits = record(_teacher(scale, train, seed), train)
+    pupils = train.take(slice(0, scale.student_images))
+    teacher_logits = record(_teacher(scale, train, seed), pupils)
     for width in scale.widths:
         for arm in STUDENTS:
             for lr in RATES:
-                student, _ = _student(arm, width, lr, scale, train, teacher_logits, seed)
+                student, _ = _student(arm, width, lr, scale, pupils, teacher_logits, seed)
                 found = errors(predict(student, validation), validation.labels)
                 yield Row(arm, "validation errors", found, {"width": width, "setting": lr})
 
@@ -99,8 +101,9 @@ def _train_and_validation(scale: Scale, seed: int, device: torch.device) -> list
 
 def _teacher(scale: Scale, train: Images, seed: int) -> nn.Module:
     seed_everything(seed)
-    teacher = MLP(784, 800, 800, 10, dropout=0.5, input_dropout=0.2).to(train.pixels.device)
-    fit(teacher, train, cross_entropy, epochs=scale.teacher_epochs, augment=random_shift(2), seed=seed, progress=False)
+    teacher = MLP(784, *scale.teacher, 10, **scale.teacher_dropout).to(train.pixels.device)
+    shift, lr = random_shift(2), scale.teacher_lr
+    fit(teacher, train, cross_entropy, epochs=scale.teacher_epochs, lr=lr, augment=shift, seed=seed, progress=False)
     return teacher
 
 
@@ -146,6 +149,34 @@ def _distance_to_limit(z: Tensor, v: Tensor, T: float) -> float:
     return ((soft_target_gradient(z, v, T) - limit).norm() / limit.norm()).item()
 
 
+LECTURE = Scale(
+    seeds=6,
+    tuning_seeds=2,
+    minutes=40,
+    images=10_000,
+    teacher=(800, 800),
+    teacher_dropout={"dropout": 0.5, "input_dropout": 0.2},
+    teacher_epochs=30,
+    teacher_lr=1e-3,
+    student_images=10_000,
+    student_epochs=20,
+    widths=(30, 300),
+)
+LIVE = Scale(  # what a live cell shows: seconds, not minutes; the students get a tenth of the teacher's images
+    seeds=10,
+    tuning_seeds=0,
+    minutes=5,
+    images=10_000,
+    teacher=(400, 400),
+    teacher_dropout={},
+    teacher_epochs=10,
+    teacher_lr=4e-3,
+    student_images=1_000,
+    student_epochs=30,
+    widths=(300,),
+    lr=4e-3,
+)
+
 _BETTER_TEACHER = Given("the teacher makes fewer errors than the student alone", greater("alone", "teacher", "errors", width=300))
 _VARIES = "each seed draws its images and trains its own teacher"
 
@@ -156,7 +187,7 @@ distillation = Experiment(
     run=run,
     tune=tune,
     arms=("teacher", *STUDENTS),
-    scales={"lecture": Scale(seeds=6, tuning_seeds=2, minutes=40, images=10_000, widths=(30, 300), teacher_epochs=30, student_epochs=20)},
+    scales={"lecture": LECTURE, "live": LIVE},
     claims=[
         Claim(
             "K1",

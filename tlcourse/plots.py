@@ -1,0 +1,141 @@
+"""One look for every figure: colours that colour-blind readers can tell apart, a second cue for print, names at the lines, alt text.
+
+Figures are drawn with matplotlib as usual; `show(figure, alt)` puts them on the page.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from math import isnan
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tlcourse.methods._checks import expect
+
+# Okabe and Ito 2008, ordered so that neighbours also differ in lightness
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222"
+LOOKS: dict[str, dict[str, Any]] = {  # who is who in every chapter: colour, and line, marker and hatch for greyscale
+    "teacher": {"color": BLACK, "linestyle": ":", "marker": "s", "hatch": ""},
+    "alone": {"color": ORANGE, "linestyle": "--", "marker": "o", "hatch": "///"},
+    "distilled": {"color": BLUE, "linestyle": "-", "marker": "D", "hatch": "..."},
+}
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK]),
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 2.2,
+    "hatch.linewidth": 0.8,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def _look() -> Any:
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.5, 3.6), **options: Any) -> tuple[Figure, Any]:
+    """A figure in the course's style and its axes, as from `plt.subplots`. size: width and height in inches."""
+    with _look():
+        made = plt.subplots(rows, columns, figsize=size, **options)
+    return made
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Put a figure on the page with its alt text: what it shows, in words, for those who cannot see it. Raises ValueError without one."""
+    expect(bool(alt.strip()), "alt must say in words what the figure shows, got nothing")
+    png = io.BytesIO()
+    with _look():
+        fig.savefig(png, format="png", dpi=110)
+    plt.close(fig)
+    display({"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
+    """Write each line's label at its right end, in its colour, moved apart where ends lie close; no legend needed."""
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [to_axes.transform(np.asarray(line.get_xydata())[-1]) for line in lines]
+    heights = _apart([end[1] for end in ends], gap)
+    for line, end, height in zip(lines, ends, heights):
+        place = (min(end[0], 1.0) + 0.015, height)
+        axes.text(*place, str(line.get_label()), color=line.get_color(), transform=axes.transAxes, va="center", clip_on=False)
+
+
+def picture(axes: Axes, pixels: Any, title: str = "") -> None:
+    """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper."""
+    axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r")
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.grid(False)
+
+
+def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:
+    """Bars side by side, one colour and hatch per name in `groups`; names that the course knows keep their look."""
+    width = 0.8 / len(groups)
+    for i, (name, heights) in enumerate(groups.items()):
+        look = LOOKS.get(name, {"color": f"C{i}", "hatch": ""})
+        places = np.arange(len(ticks)) + (i - (len(groups) - 1) / 2) * width
+        axes.bar(places, heights, width * 0.92, color=look["color"], hatch=look["hatch"], edgecolor="white", linewidth=0, label=name)
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.grid(axis="x", visible=False)
+
+
+def intervals(axes: Axes, table: Any, *, unit: str) -> None:
+    """One line per row of `table` (columns mean, low, high; its index names the rows), first on top: a dot, its interval, its number."""
+    for y, (name, row) in enumerate(table.iterrows()):
+        look = LOOKS.get(str(name), LOOKS["distilled"])
+        axes.plot([row["low"], row["high"]], [y, y], color=look["color"], linewidth=3, solid_capstyle="butt", alpha=0.45)
+        axes.plot(row["mean"], y, look["marker"], color=look["color"], markersize=8)
+        axes.annotate(f"{row['mean']:.0f}", (row["high"], y), (8, 0), textcoords="offset points", va="center", color="#444444")
+    axes.set_yticks(range(len(table)), [str(name) for name in table.index])
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
+    axes.grid(axis="y", visible=False)
+
+
+def measured(name: str, value: float, low: float, high: float) -> None:
+    """Print a measured number beside the range in which the record makes us expect it, and say so when it lies outside.
+
+    Raises ValueError if the range is not one, and, only where TLCOURSE_STRICT=1 (the tests set it), AssertionError for a value outside.
+    """
+    expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
+    inside = low <= value <= high
+    print(f"{name}: {value:,.4g} (expected {low:,.4g} to {high:,.4g}){'' if inside else ': outside of what the record makes us expect'}")
+    if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
+        raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move heights apart until neighbours differ by at least gap, as little as that takes."""
+    order = np.argsort(heights)
+    moved = np.asarray(heights, dtype=float)[order]
+    for _ in range(200):
+        short = gap - np.diff(moved)
+        if (short <= 1e-6).all():
+            break
+        push = np.where(short > 0, short / 2, 0)
+        moved[:-1] -= push
+        moved[1:] += push
+    result = np.empty_like(moved)
+    result[order] = moved
+    return result.tolist()
