@@ -9,6 +9,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,17 +69,20 @@ def lab(
     folder = _notebooks() if copy is None else _copied(copy)
     print(f"Starting JupyterLab in {folder} …", flush=True)
     environment = {**os.environ, "JUPYTER_TOKEN": os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)}
+    settings = [str(Path(__file__).parent / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(settings)  # JupyterLab then asks nobody for news and updates
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "-y", "--log-level=ERROR", f"--port={port}", f"--ip={ip}", *root]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to stop is as good as Ctrl-C
     server = subprocess.Popen([*command, f"--ServerApp.root_dir={folder}"], env=environment)
     try:
         _announce(server, port, environment["JUPYTER_TOKEN"], browser)
         code = server.wait()
     except KeyboardInterrupt:
-        server.wait()
         return
     finally:
         server.terminate()
+        server.wait()
     if code:
         raise RuntimeError(f"JupyterLab stopped with exit code {code}")
 

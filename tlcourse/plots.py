@@ -16,6 +16,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from tlcourse.methods._checks import expect
 
@@ -88,6 +89,15 @@ def picture(axes: Axes, pixels: Any, title: str = "") -> None:
     axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r")
     axes.set(xticks=[], yticks=[], title=title)
     axes.grid(False)
+
+
+def box(axes: Axes, corner: tuple[float, float], size: tuple[float, float], title: str, text: str, colour: str) -> None:
+    """Draw a rounded box with a bold title and text below, for maps and diagrams. corner (lower left) and size in data units."""
+    (x, y), (width, height) = corner, size
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.05", "facecolor": colour + "1c", "edgecolor": colour, "linewidth": 2}
+    axes.add_patch(FancyBboxPatch(corner, width, height, **style))
+    axes.text(x + 0.06, y + 0.88 * height, title, weight="bold", va="top")
+    axes.text(x + 0.06, y + 0.64 * height, text, va="top", linespacing=1.5)
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:

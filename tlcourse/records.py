@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -244,8 +245,21 @@ def _measure_seed(function: Any, plan: Any, seed: int, device: str) -> tuple[lis
     return rows, time.perf_counter() - start
 
 
+def _start_worker() -> None:
+    """One thread each; and none goes on when the process that asked for it is gone."""
+    torch.set_num_threads(1)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+
+
+def _exit_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
 
 
 @contextmanager

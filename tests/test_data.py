@@ -1,0 +1,768 @@
+"""Data on board and from elsewhere: what is loaded is what was published, and whatever is wrong is said and changes nothing."""
+
+import errno
+import gzip
+import hashlib
+import http.client
+import pickle
+import re
+import shutil
+import struct
+import urllib.error
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from PIL import Image
+from scipy.io import savemat
+
+import tlcourse.data
+from tlcourse.data import DataError, Images, as_input, data_dir, fetch, load, random_crop, random_flip, random_shift
+
+
+def picture(*labels, classes=("ant", "bee", "cow"), side=4):
+    """Images whose every pixel is different, with these labels."""
+    pixels = torch.arange(len(labels) * side * side).view(-1, 1, side, side).remainder(256).byte()
+    return Images(pixels, torch.tensor(labels, dtype=torch.int64), tuple(classes), "animals")
+
+
+def tree(folder):
+    """Every file and folder below, with what it holds."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def sha256(tensor):
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load("mnist", "test")
+
+
+# --- on board ---------------------------------------------------------------------------------------------------------
+
+MNIST = {
+    "train": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+    "test": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "counts", "first", "mean"),
+    [
+        ("mnist", "train", MNIST["train"], [5, 0, 4, 1, 9], 0.1307),
+        ("mnist", "test", MNIST["test"], [7, 2, 1, 0, 4], 0.1325),
+        ("fashion_mnist", "train", [6000] * 10, [9, 0, 0, 3, 0], 0.2860),
+        ("fashion_mnist", "test", [1000] * 10, [9, 2, 1, 1, 6], 0.2868),
+    ],
+)
+def test_mnist_and_fashion_mnist_are_all_there(name, split, counts, first, mean):
+    images = load(name, split)
+    assert images.pixels.shape == (sum(counts), 1, 28, 28)
+    assert (images.pixels.dtype, images.labels.dtype) == (torch.uint8, torch.int64)
+    assert images.labels.bincount().tolist() == counts
+    assert images.labels[:5].tolist() == first
+    assert images.pixels.double().mean().item() / 255 == pytest.approx(mean, abs=5e-5)  # the figures that everyone normalises with
+    assert (images.name, len(images.classes), len(images)) == (name, 10, sum(counts))
+
+
+def test_classes_have_their_names():
+    assert load("mnist", "test").classes == tuple("0123456789")
+    assert load("fashion_mnist", "test").classes[9] == "ankle boot"
+
+
+def test_pixels_are_upright(mnist):
+    """A 7 and a 1: the bar of the 7 is at its top; the 1 is taller than wide."""
+    seven, one = mnist.pixels[0, 0] > 100, mnist.pixels[2, 0] > 100
+    assert seven[7:10].sum() > 2 * seven[20:23].sum()
+    assert one.any(1).sum() > 2 * one.any(0).sum()
+
+
+def test_digits_look_like_mnist():
+    train, test = load("digits"), load("digits", "test")
+    assert (train.pixels.shape, test.pixels.shape) == ((1297, 1, 28, 28), (500, 1, 28, 28))
+    assert train.labels.bincount().tolist() == [128, 131, 128, 132, 130, 131, 130, 129, 128, 130]
+    assert test.labels.bincount().tolist() == [50, 51, 49, 51, 51, 51, 51, 50, 46, 50]
+    for images in (train, test):
+        assert (images.pixels.dtype, images.classes) == (torch.uint8, tuple("0123456789"))
+        inside = images.pixels.clone()
+        inside[:, :, 4:24, 4:24] = 0
+        assert not inside.any()  # a frame of zeros around 20×20 pixels
+        assert images.pixels[:, :, 4:24, 4:24].amax((1, 2, 3)).min() > 200
+
+
+def test_digits_of_both_splits_are_all_of_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels, labels = (torch.cat(both) for both in zip(*((s.pixels, s.labels) for s in (load("digits"), load("digits", "test")))))
+    assert labels.tolist() == bunch.target.tolist()
+    ink = torch.nn.functional.adaptive_avg_pool2d(pixels[:, :, 4:24, 4:24].float(), 4).flatten()
+    theirs = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(bunch.images).float()[:, None], 4).flatten()
+    assert torch.corrcoef(torch.stack([ink, theirs]))[0, 1] > 0.98
+
+
+def test_loading_twice_gives_images_of_their_own(tiny):
+    first = load("mnist", "test")
+    first.pixels.zero_()
+    assert load("mnist", "test").pixels.any()
+
+
+@pytest.mark.parametrize("name", ["mnits", "MNIST", "", "folder", "../mnist"])
+def test_an_unknown_name_is_refused_with_those_there_are(name):
+    with pytest.raises(
+        ValueError, match=rf"^there is no data set '{re.escape(name)}'; there are mnist, fashion_mnist, digits, cifar10, .*folder:PATH$"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits", "cifar10", "folder:x", "unknown"])
+@pytest.mark.parametrize("split", ["validation", "Train", "", None])
+def test_an_unknown_split_is_refused(name, split):
+    with pytest.raises(ValueError, match=rf'^split must be "train" or "test", got {split!r}$'):
+        load(name, split)
+
+
+# --- missing and damaged ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(home):
+    """A course folder with an MNIST of five images, and its digests."""
+    folder = home / "data" / "mnist"
+    folder.mkdir()
+    pixels = np.random.RandomState(0).bytes(5 * 784)
+    files = {
+        "t10k-images-idx3-ubyte": struct.pack(">IIII", 0x803, 5, 28, 28) + pixels,
+        "t10k-labels-idx1-ubyte": struct.pack(">II", 0x801, 5) + bytes([3, 1, 4, 1, 5]),
+    }
+    sums = ""
+    for file, content in files.items():
+        (folder / f"{file}.gz").write_bytes(gzip.compress(content, mtime=0))
+        sums += f"{hashlib.sha256(content).hexdigest()}  mnist/{file}\n"
+    (home / "data" / "SHA256SUMS").write_text(sums)
+    return home
+
+
+IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+
+
+def test_files_with_the_right_digests_are_read(tiny):
+    images = load("mnist", "test")
+    assert images.labels.tolist() == [3, 1, 4, 1, 5]
+    assert images.pixels.numpy().tobytes() == np.random.RandomState(0).bytes(5 * 784)
+
+
+def refuses(home, sentence, name="mnist", split="test"):
+    """Loading fails with this sentence and leaves every file as it was."""
+    before = tree(home)
+    with pytest.raises(DataError, match=sentence) as caught:
+        load(name, split)
+    assert tree(home) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", [IMAGES, LABELS])
+def test_a_missing_file_is_named(tiny, file):
+    (tiny / "data" / "mnist" / file).unlink()
+    sentence = refuses(tiny, "is missing")
+    assert sentence == f"{tiny / 'data' / 'mnist' / file} is missing. Restore it with `git checkout -- data/mnist`."
+
+
+def test_a_missing_folder_is_named(home):
+    assert "fashion_mnist" in refuses(home, r"train-images-idx3-ubyte.gz is missing\. Restore it with", "fashion_mnist", "train")
+
+
+@pytest.mark.parametrize("file", [IMAGES, LABELS])
+@pytest.mark.parametrize("where", [0, 3, 15, -6, -2])
+def test_a_flipped_byte_is_found(tiny, file, where):
+    path = tiny / "data" / "mnist" / file
+    content = bytearray(path.read_bytes())
+    content[where] ^= 0xFF
+    path.write_bytes(content)
+    sentence = refuses(tiny, r"is damaged.*Restore it with `git checkout -- data/mnist`\.$")
+    assert str(path) in sentence
+
+
+@pytest.mark.parametrize("file", [IMAGES, LABELS])
+@pytest.mark.parametrize("kept", [0, 1, 9, 20, -9, -1])
+def test_a_truncated_file_is_found(tiny, file, kept):
+    path = tiny / "data" / "mnist" / file
+    path.write_bytes(path.read_bytes()[:kept])
+    assert str(path) in refuses(tiny, "is damaged")
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", struct.pack(">II", 0x801, 5) + bytes([3, 1, 4, 1, 6])])
+def test_other_contents_in_a_sound_archive_are_found(tiny, content):
+    path = tiny / "data" / "mnist" / LABELS
+    path.write_bytes(gzip.compress(content))
+    assert refuses(tiny, "digest is not the one in SHA256SUMS").startswith(str(path))
+
+
+def test_a_file_without_a_digest_is_refused(tiny):
+    (tiny / "data" / "SHA256SUMS").write_text("")
+    refuses(tiny, "digest is not the one in SHA256SUMS")
+
+
+def test_files_on_board_that_were_exchanged_are_found(home, repository):
+    """Real files: Fashion-MNIST's labels in the place of MNIST's."""
+    (home / "data" / "mnist").mkdir()
+    shutil.copy(repository / "data" / "mnist" / IMAGES, home / "data" / "mnist" / IMAGES)
+    shutil.copy(repository / "data" / "fashion_mnist" / LABELS, home / "data" / "mnist" / LABELS)
+    refuses(home, f"{LABELS} is damaged: its digest is not the one in SHA256SUMS")
+
+
+# --- where the data folder is -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An installed package with no data beside it, and a working folder outside the course."""
+    monkeypatch.delenv("TLCOURSE_HOME", raising=False)
+    monkeypatch.setattr(tlcourse.data, "__file__", str(tmp_path / "site-packages" / "tlcourse" / "data.py"))
+    (tmp_path / "course" / "notebooks" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_course(folder):
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "SHA256SUMS").touch()
+    return folder / "data"
+
+
+def test_data_beside_the_package(monkeypatch, repository, tmp_path):
+    monkeypatch.delenv("TLCOURSE_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert data_dir() == repository / "data"
+
+
+def test_data_above_the_working_folder(elsewhere, monkeypatch):
+    data = make_course(elsewhere / "course")
+    for folder in ("course", "course/notebooks", "course/notebooks/deep"):
+        monkeypatch.chdir(elsewhere / folder)
+        assert data_dir() == data
+
+
+def test_tlcourse_home_comes_first(elsewhere, monkeypatch):
+    make_course(elsewhere / "course")
+    monkeypatch.chdir(elsewhere / "course")
+    other = make_course(elsewhere / "other")
+    monkeypatch.setenv("TLCOURSE_HOME", str(elsewhere / "other"))
+    assert data_dir() == other
+
+
+def test_a_wrong_tlcourse_home_is_named_and_nothing_else_is_taken(elsewhere, monkeypatch):
+    make_course(elsewhere / "course")
+    monkeypatch.chdir(elsewhere / "course")
+    monkeypatch.setenv("TLCOURSE_HOME", "/nowhere")
+    with pytest.raises(DataError, match=r"TLCOURSE_HOME is /nowhere, which has no data/SHA256SUMS\. Clone the course's repository"):
+        load("mnist")
+
+
+def test_no_data_folder_at_all(elsewhere):
+    with pytest.raises(
+        DataError, match=r"neither beside the package nor above this folder\. Clone the course's repository and run from inside it\."
+    ):
+        load("mnist")
+
+
+# --- Images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "sentence"),
+    [
+        (torch.zeros(2, 4, 4).byte(), torch.tensor([0, 1]), r"pixels must have shape \(N, C, H, W\), got \(2, 4, 4\)"),
+        (torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), r"pixels must be uint8, got torch.float32"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 1, 1]), r"labels must have shape \(2,\), got \(3,\)"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([[0], [1]]), r"labels must have shape \(2,\), got \(2, 1\)"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0.0, 1.0]), r"labels must be int64, got torch.float32"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 2]), r"labels must be in \[0, 2\), got 0 to 2"),
+        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([-1, 1]), r"labels must be in \[0, 2\), got -1 to 1"),
+    ],
+)
+def test_images_must_fit_together(pixels, labels, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Images(pixels, labels, ("a", "b"), "two")
+
+
+@pytest.mark.parametrize("index", [[2, 0], torch.tensor([2, 0]), torch.tensor([2, 0], dtype=torch.int32), np.array([2, 0])])
+def test_take_keeps_the_order_given(index):
+    images = picture(0, 1, 2, 1)
+    taken = images.take(index)
+    assert torch.equal(taken.pixels, images.pixels[[2, 0]])
+    assert taken.labels.tolist() == [2, 0]
+    assert (taken.classes, taken.name) == (images.classes, images.name)
+
+
+@pytest.mark.parametrize(
+    ("index", "labels"),
+    [(slice(1, 3), [1, 2]), (slice(None, None, 2), [0, 2]), (torch.tensor([True, False, False, True]), [0, 1]), ([-1], [1]), ([], [])],
+)
+def test_take_by_slice_mask_and_list(index, labels):
+    assert picture(0, 1, 2, 1).take(index).labels.tolist() == labels
+
+
+def test_to_moves_pixels_and_labels(device):
+    images = picture(0, 1, 2).to(device)
+    assert (images.pixels.device.type, images.labels.device.type) == (device.type, device.type)
+    assert images.take([1]).labels.tolist() == [1]
+    assert images.only(["cow", "ant"], relabel=True).labels.tolist() == [1, 0]
+    assert images.per_class(1, seed=0).labels.sort().values.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("classes", [[2, 0], ["cow", "ant"], ("cow", 0)])
+def test_only_keeps_classes_by_number_or_name(classes):
+    images = picture(0, 1, 2, 1, 0, 2)
+    kept = images.only(classes)
+    assert torch.equal(kept.pixels, images.pixels[[0, 2, 4, 5]])
+    assert kept.labels.tolist() == [0, 2, 0, 2]
+    assert kept.classes == images.classes
+
+
+@pytest.mark.parametrize("classes", [[2, 0], ["cow", "ant"], ("cow", 0)])
+def test_only_with_relabel_counts_in_the_order_given(classes):
+    images = picture(0, 1, 2, 1, 0, 2)
+    kept = images.only(classes, relabel=True)
+    assert torch.equal(kept.pixels, images.pixels[[0, 2, 4, 5]])
+    assert kept.labels.tolist() == [1, 0, 1, 0]
+    assert kept.labels.dtype == torch.int64
+    assert kept.classes == ("cow", "ant")
+    assert images.labels.tolist() == [0, 1, 2, 1, 0, 2]
+
+
+def test_the_name_of_a_class_wins_over_its_number():
+    images = picture(0, 1, 2, classes=("7", "8", "1"))
+    assert images.only(["1"]).labels.tolist() == [2]
+    assert images.only([1]).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("c", ["dog", 3, -1, 1.5])
+def test_only_refuses_an_unknown_class(c):
+    with pytest.raises(ValueError, match=f"^class {c!r} is not one of animals: ant, bee, cow$"):
+        picture(0, 1, 2).only([0, c])
+
+
+@pytest.mark.parametrize("classes", [[], [1, 1], ["bee", 1]])
+def test_only_refuses_no_class_and_one_named_twice(classes):
+    with pytest.raises(ValueError, match=r"^classes must be at least one and each named once, got \["):
+        picture(0, 1, 2).only(classes)
+
+
+def test_per_class_takes_as_many_of_each(mnist):
+    few = mnist.per_class(7, seed=3)
+    assert few.labels.bincount().tolist() == [7] * 10
+    assert len({sha256(image) for image in few.pixels}) == 70  # none twice
+    assert few.labels.tolist() != sorted(few.labels.tolist())  # shuffled
+    assert sorted(picture(0, 2, 2, 0).per_class(2, seed=0).labels.tolist()) == [0, 0, 2, 2]  # classes that occur
+
+
+def test_per_class_keeps_pixels_and_labels_together():
+    images = picture(*[i % 3 for i in range(15)])
+    few = images.per_class(4, seed=1)
+    for pixels, label in zip(few.pixels, few.labels):
+        assert label == pixels.flatten()[0] // 16 % 3
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one_of_the_same_seed(mnist):
+    small, large = ({sha256(image) for image in mnist.per_class(n, seed=5).pixels} for n in (3, 6))
+    assert small < large
+
+
+def test_subsets_are_the_same_on_every_machine(mnist):
+    few = mnist.per_class(2, seed=0)
+    assert few.labels.tolist() == PER_CLASS_LABELS
+    assert sha256(few.pixels) == PER_CLASS_DIGEST
+    first, second = mnist.split(5, 3, seed=1)
+    assert (first.labels.tolist(), second.labels.tolist()) == ([6, 9, 2, 6, 7], [6, 1, 4])
+    torch.manual_seed(1), np.random.seed(1)
+    assert mnist.per_class(2, seed=0).labels.tolist() == PER_CLASS_LABELS  # whatever the global state
+
+
+PER_CLASS_LABELS = [8, 7, 1, 7, 1, 2, 9, 5, 4, 5, 6, 3, 2, 0, 6, 4, 8, 9, 3, 0]
+PER_CLASS_DIGEST = "81a4b011e2bae10d24fd902fed2dd00ae1fab7c27522ae2f1a9013042d186bec"
+
+
+def test_other_seeds_give_other_subsets(mnist):
+    assert not torch.equal(mnist.per_class(5, seed=0).pixels, mnist.per_class(5, seed=1).pixels)
+    assert not torch.equal(mnist.split(50, seed=0)[0].pixels, mnist.split(50, seed=1)[0].pixels)
+
+
+def test_per_class_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match=r"^n must be at most 1, the images of class 'bee' in animals, got 2$"):
+        picture(0, 0, 1, 2, 2).per_class(2, seed=0)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match=f"^n must be >= 1, got {n}$"):
+            picture(0, 1, 2).per_class(n, seed=0)
+
+
+@pytest.mark.parametrize("counts", [(10,), (6, 4), (3, 3, 3), (1,)])
+def test_split_gives_disjoint_parts_of_these_sizes(counts):
+    images = picture(*[i % 3 for i in range(10)])
+    parts = images.split(*counts, seed=2)
+    assert tuple(len(part) for part in parts) == counts
+    seen = [int(pixels.flatten()[0]) for part in parts for pixels in part.pixels]
+    assert len(set(seen)) == sum(counts)
+    assert all(label == pixels.flatten()[0] // 16 % 3 for part in parts for pixels, label in zip(part.pixels, part.labels))
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((), r"counts must be at least one number >= 1, got \(\)"),
+        ((3, 0), r"counts must be at least one number >= 1, got \(3, 0\)"),
+        ((-1,), r"counts must be at least one number >= 1, got \(-1,\)"),
+        ((2, 2), r"counts must add up to at most the 3 images of animals, got \(2, 2\)"),
+    ],
+)
+def test_split_refuses(counts, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        picture(0, 1, 2).split(*counts, seed=0)
+
+
+def test_as_input_scales_bytes_and_leaves_floats():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert torch.equal(as_input(pixels), torch.tensor([0.0, 0.2, 1.0]))
+    assert pixels.tolist() == [0, 51, 255]
+    floats = torch.tensor([0.0, 300.0])
+    assert torch.equal(as_input(floats), floats)
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def windows(x, margin, mode):
+    """All shifted copies of one image (C, H, W), by their shift."""
+    _, H, W = x.shape
+    wide = np.pad(x.double().numpy(), [(0, 0), (margin, margin), (margin, margin)], mode=mode)
+    return {(i, j): wide[:, i : i + H, j : j + W] for i in range(2 * margin + 1) for j in range(2 * margin + 1)}
+
+
+@pytest.mark.parametrize(("augment", "mode"), [(random_shift, "constant"), (random_crop, "reflect")])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("margin", [1, 2])
+def test_each_image_is_a_shifted_copy_of_itself(augment, mode, dtype, margin):
+    """With a border of zeros or of reflections; all channels move together, and all shifts occur."""
+    x = (torch.rand(300, 2, 5, 6, generator=generator(1), dtype=torch.float64) * 254 + 1).to(dtype)
+    before = x.clone()
+    moved = augment(margin)(x, generator())
+    assert (moved.shape, moved.dtype) == (x.shape, dtype)
+    assert torch.equal(x, before)
+    shifts = [
+        [s for s, window in windows(old, margin, mode).items() if np.array_equal(window, new.double().numpy())]
+        for old, new in zip(x, moved)
+    ]
+    assert all(len(found) == 1 for found in shifts)
+    assert len({found[0] for found in shifts}) == (2 * margin + 1) ** 2
+
+
+def test_flip_mirrors_left_to_right_half_of_the_time():
+    x = torch.rand(10_000, 1, 2, 3, generator=generator(1)).mul(255).byte()
+    x[..., 0] = x[..., 2] ^ 1  # no image is its own mirror image
+    flipped = random_flip()(x, generator())
+    mirrored = (flipped == x.flip(3)).flatten(1).all(1)
+    kept = (flipped == x).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.02)
+    assert flipped.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("augment", [random_shift(), random_crop(), random_flip()])
+def test_the_generator_alone_decides(augment):
+    x = torch.rand(50, 3, 8, 8, generator=generator(1)).mul(255).byte()
+    torch.manual_seed(1)
+    first = augment(x, generator(4))
+    torch.manual_seed(2)
+    assert torch.equal(first, augment(x, generator(4)))
+    assert not torch.equal(first, augment(x, generator(5)))
+
+
+def test_augmentations_run_on_every_device(device):
+    x = torch.rand(5, 3, 8, 8).mul(255).byte().to(device)
+    for augment in (random_shift(), random_crop(), random_flip()):
+        moved = augment(x, torch.Generator(device).manual_seed(0))
+        assert (moved.device.type, moved.dtype, moved.shape) == (device.type, torch.uint8, x.shape)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_augmentations_refuse_no_pixels(n):
+    with pytest.raises(ValueError, match=f"^pixels must be >= 1, got {n}$"):
+        random_shift(n)
+    with pytest.raises(ValueError, match=f"^padding must be >= 1, got {n}$"):
+        random_crop(n)
+
+
+# --- a folder of one's own images -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of pictures of different sizes: bright cats, dark dogs."""
+    for split, sizes in (("train", [(30, 20), (20, 40), (25, 25)]), ("test", [(22, 33)])):
+        for c, value in (("cat", 200), ("dog", 50)):
+            folder = tmp_path / "photos" / split / c
+            folder.mkdir(parents=True)
+            for i, size in enumerate(sizes):
+                Image.new("RGB", size, (value, 0, i)).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_images_of_different_sizes(photos):
+    images = load(f"folder:{photos}")
+    assert images.pixels.shape == (6, 3, 96, 96)
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (images.classes, images.name) == (("cat", "dog"), f"folder:{photos}")
+    assert torch.equal(images.pixels[:, 0].float().mean((1, 2)), torch.tensor([200.0] * 3 + [50.0] * 3))
+    assert images.pixels[:, 1].max() == 0
+
+
+@pytest.mark.parametrize(("split", "n"), [("train", 6), ("test", 2)])
+def test_a_folder_with_a_size(photos, split, n):
+    assert load(f"folder:{photos}", split, size=16).pixels.shape == (n, 3, 16, 16)
+
+
+def test_images_of_one_size_keep_it_and_their_pixels(tmp_path):
+    pixels = np.random.RandomState(0).randint(256, size=(2, 7, 9, 3)).astype(np.uint8)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "train" / "a" / f"{i}.png")
+    assert torch.equal(load(f"folder:{tmp_path}").pixels, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def test_a_size_cuts_the_middle_of_a_picture(tmp_path):
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = 255
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.fromarray(wide).save(tmp_path / "train" / "a" / "0.png")
+    assert (load(f"folder:{tmp_path}", size=10).pixels == 255).all()
+
+
+def test_a_folder_below_the_home_folder(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert len(load("folder:~/photos")) == 6
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}/none/train does not exist; folder:{tmp_path}/none needs one folder of images per class"
+    ):
+        load(f"folder:{tmp_path}/none")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match=rf"^{tmp_path}/test does not exist"):
+        load(f"folder:{tmp_path}", "test")
+
+
+def test_a_folder_without_classes_or_images(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match=rf"^{tmp_path}/train could not be read"):
+        load(f"folder:{tmp_path}")
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match=rf"^{tmp_path}/train could not be read: .*empty"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("damage", ["not an image", "cut", "length"])
+def test_a_folder_with_a_damaged_image(photos, damage):
+    path = photos / "train" / "cat" / "1.png"
+    Image.fromarray(np.random.RandomState(0).randint(256, size=(9, 7, 3)).astype(np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "length":  # of the pixels' chunk: the reader then takes pixels for the next one
+        content[content.index(b"IDAT") - 1] -= 40
+    path.write_bytes({"not an image": b"hello", "cut": content[: len(content) // 2], "length": content}[damage])
+    refuses(photos, rf"^{photos}/train could not be read", f"folder:{photos}", "train")
+
+
+# --- torchvision's sets -----------------------------------------------------------------------------------------------
+
+
+def write_cifar10(root, monkeypatch):
+    """CIFAR-10 as it lies on the disk, with two images a batch; torchvision is told the digests of these files."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    digests = {}
+    for b, file in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]):
+        data = np.full((2, 3072), b, dtype=np.uint8)
+        data[:, :1024] += 100  # red
+        batch = {"label_names": [f"class {i}" for i in range(10)]} if "meta" in file else {"data": data, "labels": [b, 9]}
+        (folder / file).write_bytes(pickle.dumps(batch))
+        digests[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [[f, digests[f]] for f in digests if "data" in f])
+    monkeypatch.setattr(cifar, "test_list", [["test_batch", digests["test_batch"]]])
+    monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": digests["batches.meta"]})
+    return folder
+
+
+@pytest.fixture
+def cifar10(home, monkeypatch):
+    return write_cifar10(home / "data" / "cifar10", monkeypatch)
+
+
+def test_cifar10_is_read_through_torchvision(cifar10):
+    train, test = load("cifar10"), load("cifar10", "test")
+    assert (train.pixels.shape, test.pixels.shape) == ((10, 3, 32, 32), (2, 3, 32, 32))
+    assert train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert test.labels.tolist() == [5, 9]
+    assert train.pixels[:, 0, 0, 0].tolist() == [100, 100, 101, 101, 102, 102, 103, 103, 104, 104]
+    assert train.pixels[:, 1:].amax() == 4
+    assert (train.classes[3], train.name) == ("class 3", "cifar10")
+
+
+def test_svhn_names_its_split(home, monkeypatch):
+    root = home / "data" / "svhn"
+    root.mkdir()
+    splits = {}
+    for split, labels in (("train", [1, 9, 10]), ("test", [3, 9])):
+        file = f"{split}_32x32.mat"
+        savemat(root / file, {"X": np.full((32, 32, 3, len(labels)), len(labels), np.uint8), "y": np.array(labels)[:, None]})
+        splits[split] = ["", file, hashlib.md5((root / file).read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", splits)
+    train, test = load("svhn"), load("svhn", "test")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1, 9, 0], [3, 9])
+    assert (train.pixels.unique().tolist(), test.pixels.unique().tolist()) == ([3], [2])
+    assert test.classes == tuple("0123456789")
+    assert train.classes == tuple("0123456789")
+
+
+def test_a_set_that_was_not_fetched(home):
+    refuses(
+        home,
+        r"^cifar10 is not on board\. Fetch it with `tlcourse data fetch cifar10` \(about 350 MB\), or use mnist, fashion_mnist, digits\.$",
+        "cifar10",
+    )
+
+
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "cut"])
+def test_a_damaged_set(home, cifar10, file, damage):
+    path = cifar10 / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0xFF
+    path.unlink() if damage == "missing" else path.write_bytes(content if damage == "flipped" else content[:-9])
+    root = home / "data" / "cifar10"
+    refuses(home, rf"^{root} is damaged or incomplete \(.*\)\. Delete it and run `tlcourse data fetch cifar10`\.$", "cifar10")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 10, 100])
+def test_a_damaged_set_that_torchvision_does_not_check(home, kept):
+    """KMNIST has no digests once it is unpacked: its reader stumbles in its own ways."""
+    raw = home / "data" / "kmnist" / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, n in (("train", 3), ("t10k", 2)):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, n, 28, 28) + bytes(n * 784))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, n) + bytes(n))
+    assert load("kmnist").pixels.shape == (3, 1, 28, 28)
+    path = raw / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:kept])
+    refuses(home, r"kmnist is damaged or incomplete .*Delete it and run `tlcourse data fetch kmnist`\.$", "kmnist", "train")
+
+
+# --- fetch ------------------------------------------------------------------------------------------------------------
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def roomy(home, monkeypatch):
+    """A course folder on a disk with room, where nothing can be downloaded yet."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
+    return home
+
+
+def fetch_fails(home, sentence, name="cifar10", error=DataError):
+    before = tree(home)
+    with pytest.raises(error, match=sentence):
+        fetch(name)
+    assert tree(home) == before  # no half of a set, no folder left behind
+
+
+def half(error):
+    """A download that breaks off in the middle."""
+
+    def download(name, split, root, download):
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "part.tar.gz").write_bytes(b"half of it")
+        raise error
+
+    return download
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no route"),
+        TimeoutError("timed out"),
+        ConnectionResetError("reset"),
+        RuntimeError("File not found or corrupted."),
+        http.client.IncompleteRead(b"half"),
+    ],
+)
+def test_fetch_without_network_says_what_is_on_board(roomy, monkeypatch, error):
+    monkeypatch.setattr(tlcourse.data, "_dataset", half(error))
+    fetch_fails(
+        roomy, r"^cifar10 could not be downloaded \(.+\)\. Is there a network\? On board, without one, are: mnist, fashion_mnist, digits\.$"
+    )
+
+
+def test_fetch_needs_room_before_it_starts(home, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 349_000_000))
+    monkeypatch.setattr(tlcourse.data, "_dataset", lambda *_, **__: pytest.fail("it started"))
+    fetch_fails(home, rf"^The disk is full: cifar10 needs about 350 MB in {home}/data\. Nothing was changed\.$")
+
+
+def test_fetch_when_the_disk_fills_up_on_the_way(roomy, monkeypatch):
+    monkeypatch.setattr(tlcourse.data, "_dataset", half(OSError(errno.ENOSPC, "No space left on device")))
+    fetch_fails(roomy, rf"^The disk is full: cifar10 needs about 350 MB in {roomy}/data\. Nothing was changed\.$")
+
+
+def test_fetch_that_is_interrupted_leaves_nothing(roomy, monkeypatch):
+    monkeypatch.setattr(tlcourse.data, "_dataset", half(KeyboardInterrupt("by hand")))
+    fetch_fails(roomy, "by hand", error=KeyboardInterrupt)
+
+
+@pytest.fixture
+def online(roomy, monkeypatch):
+    """torchvision's download, which writes a small CIFAR-10."""
+    calls = []
+
+    def download(self):
+        calls.append(self.root)
+        if not (Path(self.root) / self.base_folder).exists():
+            write_cifar10(Path(self.root), monkeypatch)
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
+    return calls
+
+
+def test_fetch_brings_a_set_that_can_be_loaded(roomy, online):
+    assert fetch("cifar10") == roomy / "data" / "cifar10"
+    assert len(load("cifar10")) == 10
+    assert sorted(p.name for p in (roomy / "data").iterdir()) == ["SHA256SUMS", "cifar10"]
+    assert online
+
+
+def test_fetch_does_not_touch_a_set_that_is_there(home, cifar10, online):
+    before = tree(home)
+    assert fetch("cifar10") == home / "data" / "cifar10"
+    assert tree(home) == before
+    assert not online
+
+
+def test_fetch_says_that_a_set_that_is_there_is_damaged(home, cifar10, online):
+    (cifar10 / "test_batch").write_bytes(b"")
+    fetch_fails(home, "is damaged or incomplete.*Delete it and run `tlcourse data fetch cifar10`")
+    assert not online
+
+
+@pytest.mark.parametrize("name", ["mnist", "imagenet", "folder:x", ""])
+def test_fetch_refuses_a_name(home, name):
+    fetch_fails(home, f"^'{name}' cannot be fetched; these can: cifar10, cifar100, kmnist, svhn, flowers102$", name, ValueError)

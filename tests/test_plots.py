@@ -1,0 +1,101 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from tlcourse import plots
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    published = []
+    monkeypatch.setattr(plots, "display", lambda data, raw, metadata: published.append((data, metadata)))
+    return published
+
+
+def test_show_publishes_a_png_with_its_alt_text_and_closes_the_figure(shown):
+    fig, axes = plots.figure()
+    axes.plot([0, 1])
+    plots.show(fig, "a line that rises")
+    data, metadata = shown[0]
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert metadata == {"image/png": {"alt": "a line that rises"}}
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("alt", ["", "  "])
+def test_a_figure_without_alt_text_is_refused(alt, shown):
+    with pytest.raises(ValueError, match="alt must say in words"):
+        plots.show(plots.figure()[0], alt)
+    plt.close("all")
+
+
+def test_the_style_does_not_leak():
+    before = dict(plt.rcParams)
+    plt.close(plots.figure()[0])
+    assert dict(plt.rcParams) == before
+
+
+@pytest.mark.parametrize("ends", [[0, 0, 0], [1.0, 1.01, 5], [3, 2, 1], [0.5]])
+def test_labels_keep_their_distance_and_their_order(ends):
+    fig, axes = plots.figure()
+    for i, end in enumerate(ends):
+        axes.plot([0, 1], [0, end], label=f"line {i}")
+    plots.label_lines(axes, gap=0.1)
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [f"line {i}" for i in range(len(ends))]
+    assert (np.diff(np.sort(heights)) >= 0.1 - 1e-4).all()
+    order = np.argsort(ends, kind="stable")
+    assert (np.diff(np.asarray(heights)[order]) >= -1e-9).all()
+    plt.close(fig)
+
+
+def test_bars_have_the_heights_they_were_given():
+    fig, axes = plots.figure()
+    plots.bars(axes, {"teacher": [0.2, 0.8], "alone": [0.5, 0.5]}, ["3", "5"])
+    assert [bar.get_height() for bar in axes.patches] == [0.2, 0.8, 0.5, 0.5]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["3", "5"]
+    plt.close(fig)
+
+
+def test_everyone_can_be_told_apart_without_colour():
+    looks = [(look["linestyle"], look["marker"]) for look in plots.LOOKS.values()]
+    assert len(set(looks)) == len({look["hatch"] for look in plots.LOOKS.values()}) == len(looks)
+
+
+def test_intervals_write_the_mean_of_every_row():
+    table = pd.DataFrame({"mean": [10.4, 20.0], "low": [9.0, 18.0], "high": [11.0, 22.0]}, index=["teacher", "alone"])
+    fig, axes = plots.figure()
+    plots.intervals(axes, table, unit="errors")
+    assert [text.get_text() for text in axes.texts] == ["10", "20"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["teacher", "alone"]
+    plt.close(fig)
+
+
+def test_measured_says_when_a_value_is_outside(capsys, monkeypatch):
+    monkeypatch.setenv("TLCOURSE_STRICT", "0")
+    plots.measured("errors", 12, 10, 20)
+    plots.measured("errors", 25, 10, 20)
+    inside, outside = capsys.readouterr().out.splitlines()
+    assert inside == "errors: 12 (expected 10 to 20)"
+    assert outside == "errors: 25 (expected 10 to 20): outside of what the record makes us expect"
+
+
+def test_measured_raises_where_the_tests_ask_for_it(monkeypatch):
+    monkeypatch.setenv("TLCOURSE_STRICT", "1")
+    with pytest.raises(AssertionError, match="errors is 25, outside of 10 to 20"):
+        plots.measured("errors", 25, 10, 20)
+
+
+@pytest.mark.parametrize("value", [9.99, 20.01, float("nan")])
+def test_measured_takes_the_range_at_its_word(value, monkeypatch):
+    monkeypatch.setenv("TLCOURSE_STRICT", "1")
+    plots.measured("edge", 10, 10, 20)
+    with pytest.raises(AssertionError):
+        plots.measured("beyond", value, 10, 20)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 1), (float("nan"), 1), (0, float("nan"))])
+def test_measured_refuses_what_is_no_range(low, high):
+    with pytest.raises(ValueError, match="low must be at most high"):
+        plots.measured("errors", 1, low, high)

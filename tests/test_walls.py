@@ -1,0 +1,56 @@
+"""Imports run downwards only."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "tlcourse"
+BASE = {"methods", "data", "scenes", "models", "metrics"}
+MAY_USE = {  # what a part may import of the rest; everyone may use methods._checks
+    "methods": {"methods"},
+    "data": set(),
+    "scenes": set(),
+    "models": set(),
+    "metrics": set(),
+    "training": {"data"},
+    "claims": set(),
+    "records": {"claims", "data"},
+    "experiments": BASE | {"training", "claims", "records", "experiments"},
+    "exercises": {"methods", "metrics", "training", "exercises"},
+    "widgets": {"widgets"},
+    "plots": set(),
+    "publish": {"publish", "widgets"},
+    "cli": {"data", "training", "records", "experiments", "publish"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+METHODS_MAY_USE = {"torch", "numpy", "scipy", "skimage", "tlcourse"} | set(sys.stdlib_module_names)
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    sources = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert all(node.level == 0 for node in sources), f"{file}: relative import"
+    below = {f"tlcourse.{alias.name}" for node in sources if node.module == "tlcourse" for alias in node.names}
+    return plain | {node.module or "" for node in sources if node.module != "tlcourse"} | below
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_downwards(file):
+    part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    used = {name.split(".")[1] for name in imports(file) if name.startswith("tlcourse.") and name != "tlcourse.methods._checks"}
+    assert used <= MAY_USE[part], f"{part} may not import {used - MAY_USE[part]}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "methods").glob("*.py")), ids=lambda file: file.name)
+def test_methods_depend_on_torch_and_arrays_alone(file):
+    assert {name.split(".")[0] for name in imports(file)} <= METHODS_MAY_USE
+
+
+def test_the_package_stays_compact():
+    lines = sum(len(file.read_text().splitlines()) for file in FILES)
+    assert lines <= 5_000, f"{lines} lines: something is said twice"
