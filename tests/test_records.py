@@ -282,11 +282,10 @@ def test_a_seed_that_raises_loses_no_finished_seed(here, log, monkeypatch):
 
 def start(scale: str, **environment: str) -> subprocess.Popen[bytes]:
     """Measure the toy in a process group of its own, with one worker process."""
-    path = os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])
-    code = (
-        f"from tlcourse.records import measure; from toy_experiment import toy; measure(toy, '{scale}', seeds=6, workers=1, progress=False)"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path, **environment}, start_new_session=True)
+    code = f"import toy_experiment as t, tlcourse.records as r; r.measure(t.toy, '{scale}', seeds=6, workers=1, progress=False)"
+    environment |= {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment}, start_new_session=True, **pipes)
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -300,7 +299,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """Leave nothing of a process group behind."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 @pytest.mark.slow
@@ -317,6 +316,8 @@ def test_killed_again_and_again_it_goes_on_where_it_stopped(log, monkeypatch):
             wait_for(lambda many=many: len(parts()) >= many)
             with pytest.raises(RecordError, match=r"toy \(tiny\) is being measured by another process"):
                 quietly()
+            process.kill()
+            process.communicate(timeout=60)  # until no worker is left that could write to it
         finally:
             end(process)
         assert process.returncode == -signal.SIGKILL

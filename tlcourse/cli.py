@@ -66,13 +66,17 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
 ) -> None:
     """Open the course in JupyterLab."""
+    from jupyter_client.manager import KernelManager
+
     folder = _notebooks() if copy is None else _copied(copy)
     print(f"Starting JupyterLab in {folder} …", flush=True)
     environment = {**os.environ, "JUPYTER_TOKEN": os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)}
     settings = [str(Path(__file__).parent / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(settings)  # JupyterLab then asks nobody for news and updates
-    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "-y", "--log-level=ERROR", f"--port={port}", f"--ip={ip}", *root]
+    extra = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    if "transport_encryption" in KernelManager.class_trait_names():  # else newer kernels warn that nothing is encrypted
+        extra.append("--KernelManager.transport_encryption=auto")
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "-y", "--log-level=ERROR", f"--port={port}", f"--ip={ip}", *extra]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to stop is as good as Ctrl-C
     server = subprocess.Popen([*command, f"--ServerApp.root_dir={folder}"], env=environment)
     try:

@@ -58,8 +58,25 @@ def measured() -> SimpleNamespace:
 
 
 @pytest.fixture
-def spied(monkeypatch) -> list[SimpleNamespace]:
-    """What every call of `fit` is given: the weights at its start, the data, the learning rate, the batches it draws."""
+def fits(monkeypatch) -> list[SimpleNamespace]:
+    """What every call of `fit` is given: the weights at its start, the data, the settings, the batches it draws."""
+    return spied(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> SimpleNamespace:
+    """One seed with rates chosen by hand: its fits, its teacher, and the images and logits that each student gets."""
+    teachers, lessons = [], []
+    teacher, student = module._teacher, module._student
+    with pytest.MonkeyPatch.context() as patch:
+        fits = spied(patch)
+        patch.setattr(module, "_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1])
+        patch.setattr(module, "_student", lambda *a: lessons.append((a[4], a[5])) or student(*a))
+        list(run(chosen_by_hand(), 0, CPU))
+    return SimpleNamespace(teacher=teachers[0], fits=fits, lessons=lessons)
+
+
+def spied(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     fits, fit = [], module.fit
 
     def spy(model: nn.Module, data, how, **settings):
@@ -74,7 +91,7 @@ def spied(monkeypatch) -> list[SimpleNamespace]:
 
         return fit(model, data, watched, **settings)
 
-    monkeypatch.setattr(module, "fit", spy)
+    patch.setattr(module, "fit", spy)
     return fits
 
 
@@ -134,10 +151,10 @@ def test_tuning_tries_every_rate_for_every_arm_and_width_alike(measured):
 
 
 @pytest.mark.slow
-def test_a_live_cell_needs_no_tuning(spied):
+def test_a_live_cell_needs_no_tuning(fits):
     live = Scale(**vars(LIVE) | SMALL | {"widths": (300,)})
     rows = table(list(run(live, 0, CPU)))
-    assert {fit.settings["lr"] for fit in spied[1:]} == {LIVE.lr}
+    assert {fit.settings["lr"] for fit in fits[1:]} == {LIVE.lr}
     assert set(rows.loc[rows["metric"] == "errors", "arm"]) == set(distillation.arms)
 
 
@@ -145,50 +162,43 @@ def test_a_live_cell_needs_no_tuning(spied):
 
 
 @pytest.mark.slow
-def test_the_arms_of_a_seed_start_alike_and_see_the_same_batches(spied):
-    list(run(chosen_by_hand(), 0, CPU))
-    teacher, *students = spied
+def test_the_arms_of_a_seed_start_alike_and_see_the_same_batches(by_hand):
+    students = by_hand.fits[1:]
     assert len(students) == 2 * len(STUDENTS)
+    assert {len(fit.index) for fit in students} == {2 * 2}  # epochs, batches of 128 in 150 images
     for i, width in enumerate(TINY.widths):
         arms = students[i * len(STUDENTS) : (i + 1) * len(STUDENTS)]
-        assert all(fit.weights.numel() == 784 * width + width + width**2 + width + 10 * width + 10 for fit in arms)
+        assert arms[0].weights.numel() == (784 + 1) * width + (width + 1) * width + (width + 1) * 10
         for fit in arms[1:]:
             assert torch.equal(fit.weights, arms[0].weights)
             assert [batch.tolist() for batch in fit.index] == [batch.tolist() for batch in arms[0].index]
             assert all(torch.equal(a, b) for a, b in zip(fit.x, arms[0].x))
-    assert {len(fit.index) for fit in students} == {2 * 2}  # epochs, batches of 128 in 150 images
-    assert len(teacher.data) == 200
 
 
 @pytest.mark.slow
-def test_each_student_learns_at_the_rate_that_was_chosen_for_it(spied):
+def test_each_student_learns_at_the_rate_that_was_chosen_for_it(by_hand):
     settled = chosen_by_hand()
-    list(run(settled, 0, CPU))
-    rates = [fit.settings["lr"] for fit in spied[1:]]
+    rates = [fit.settings["lr"] for fit in by_hand.fits[1:]]
     assert rates == [settled.chosen(arm=arm, width=width) for width in TINY.widths for arm in STUDENTS]
     assert len(set(rates)) == len(rates)
 
 
 @pytest.mark.slow
-def test_students_learn_from_images_that_the_teacher_saw_and_from_its_logits_on_them(spied, monkeypatch):
-    teachers, given = [], []
-    teacher, student = module._teacher, module._student
-    monkeypatch.setattr(module, "_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1])
-    monkeypatch.setattr(module, "_student", lambda *a: given.append((a[4], a[5])) or student(*a))
-    list(run(chosen_by_hand(), 0, CPU))
-    for pupils, logits in given:
-        assert torch.equal(pupils.pixels, spied[0].data.pixels[:150])
+def test_students_get_images_that_the_teacher_saw_and_its_logits_on_them(by_hand):
+    seen = by_hand.fits[0].data
+    assert len(seen) == 200
+    for pupils, logits in by_hand.lessons:
+        assert torch.equal(pupils.pixels, seen.pixels[:150])
         with torch.no_grad():
-            torch.testing.assert_close(logits, teachers[0].eval()(pupils.pixels.float() / 255))
+            torch.testing.assert_close(logits, by_hand.teacher.eval()(pupils.pixels.float() / 255))
 
 
 @pytest.mark.slow
-def test_no_image_of_the_test_set_is_trained_on(spied):
-    list(run(chosen_by_hand(), 0, CPU))
+def test_no_image_of_the_test_set_is_trained_on(by_hand, fits):
     list(tune(Scale(**vars(TINY) | {"widths": (8,)}), 0, CPU))
     test = images(load("mnist", "test"))
-    assert all(test.isdisjoint(images(fit.data)) for fit in spied)
-    assert len(spied) == 1 + 2 * len(STUDENTS) + 1 + len(STUDENTS) * len(RATES)
+    assert len(fits) == 1 + len(STUDENTS) * len(RATES)
+    assert all(test.isdisjoint(images(fit.data)) for fit in (*by_hand.fits, *fits))
 
 
 def images(some) -> set[bytes]:
