@@ -101,9 +101,10 @@ def test_digits_of_both_splits_are_all_of_scikit_learns():
     bunch = load_digits()
     pixels, labels = (torch.cat(both) for both in zip(*((s.pixels, s.labels) for s in (load("digits"), load("digits", "test")))))
     assert labels.tolist() == bunch.target.tolist()
-    ink = torch.nn.functional.adaptive_avg_pool2d(pixels[:, :, 4:24, 4:24].float(), 4).flatten()
-    theirs = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(bunch.images).float()[:, None], 4).flatten()
-    assert torch.corrcoef(torch.stack([ink, theirs]))[0, 1] > 0.98
+    ours, theirs = pixels[:, :, 4:24, 4:24].double(), torch.from_numpy(bunch.images)[:, None] * 255 / 16
+    assert ours.mean().item() == pytest.approx(theirs.mean().item(), rel=1e-3)  # as much ink
+    coarse = torch.stack([torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten() for x in (ours, theirs)])
+    assert torch.corrcoef(coarse)[0, 1] > 0.995  # in the same places
 
 
 def test_loading_twice_gives_images_of_their_own(tiny):
@@ -178,7 +179,7 @@ def test_a_missing_folder_is_named(home):
 
 
 @pytest.mark.parametrize("file", [IMAGES, LABELS])
-@pytest.mark.parametrize("where", [0, 3, 15, -6, -2])
+@pytest.mark.parametrize("where", [0, 3, 10, -6, -2])  # header, deflate stream, checksum and length
 def test_a_flipped_byte_is_found(tiny, file, where):
     path = tiny / "data" / "mnist" / file
     content = bytearray(path.read_bytes())

@@ -87,8 +87,8 @@ def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
 def picture(axes: Axes, pixels: Any, title: str = "") -> None:
     """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper."""
     axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r")
-    axes.set(xticks=[], yticks=[], title=title)
-    axes.grid(False)
+    axes.axis("off")
+    axes.set_title(title, loc="center")
 
 
 def box(axes: Axes, corner: tuple[float, float], size: tuple[float, float], title: str, text: str, colour: str) -> None:
@@ -130,7 +130,8 @@ def measured(name: str, value: float, low: float, high: float) -> None:
     """
     expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
     inside = low <= value <= high
-    print(f"{name}: {value:,.4g} (expected {low:,.4g} to {high:,.4g}){'' if inside else ': outside of what the record makes us expect'}")
+    digits = ",.0f" if isinstance(value, int) else ",.4g"
+    print(f"{name}: {value:{digits}} (expected {low:{digits}} to {high:{digits}}){'' if inside else ': outside of what the record makes us expect'}")
     if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
         raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
 
