@@ -449,7 +449,7 @@ def windows(x, margin, mode):
 
 
 @pytest.mark.parametrize(("augment", "mode"), [(random_shift, "constant"), (random_crop, "reflect")])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("margin", [1, 2])
 def test_each_image_is_a_shifted_copy_of_itself(augment, mode, dtype, margin):
     """With a border of zeros or of reflections; all channels move together, and all shifts occur."""
@@ -632,6 +632,12 @@ def test_svhn_names_its_split(home, monkeypatch):
     assert (train.pixels.unique().tolist(), test.pixels.unique().tolist()) == ([3], [2])
     assert test.classes == tuple("0123456789")
     assert train.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_below_one_is_refused_and_no_set_is_called_damaged(cifar10, size):
+    with pytest.raises(ValueError, match=f"^size must be >= 1, got {size}$"):
+        load("cifar10", size=size)
 
 
 def test_a_set_that_was_not_fetched(home):

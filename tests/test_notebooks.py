@@ -91,7 +91,7 @@ def test_execute_refuses_what_is_no_notebook(tmp_path):
 def test_settle_keeps_the_widgets_that_live_in_the_browser():
     view = {"output_type": "display_data", "metadata": {}, "data": {VIEW: {"model_id": "a"}}}
     bar = json.loads(json.dumps(view).replace('"a"', '"b"'))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("w", outputs=[view, bar])])
+    notebook = nbformat.from_dict(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("w", outputs=[view, bar])]))
     states = {"a": {"model_module": "anywidget"}, "b": {"model_module": "@jupyter-widgets/controls"}}
     notebook.metadata["widgets"] = {STATE: {"state": states}}
     settle(notebook)

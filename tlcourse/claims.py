@@ -155,14 +155,17 @@ def select(rows: pd.DataFrame, metric: str, where: Mapping[str, object]) -> pd.D
     return chosen
 
 
+def one_each(rows: pd.DataFrame, metric: str, where: Mapping[str, object]) -> pd.DataFrame:
+    """As `select`, for one value per seed and arm. Raises ValueError when there are several: then `where` must name more coordinates."""
+    chosen = select(rows, metric, where)
+    several = chosen.duplicated(["seed", "arm"]).any()
+    expect(not several, f"{metric!r} at {dict(where)} has several values for one seed and arm: name more coordinates")
+    return chosen
+
+
 def _paired(rows: pd.DataFrame, weights: Mapping[str, float], metric: str, where: Mapping[str, object]) -> np.ndarray:
     """The weighted sum of the arms, for each seed that has them all."""
-    chosen = select(rows, metric, where)
-    chosen = chosen[chosen["arm"].isin(weights)]
-    expect(
-        not chosen.duplicated(["seed", "arm"]).any(),
-        f"{metric!r} at {dict(where)} has several values for one seed and arm: name more coordinates",
-    )
+    chosen = one_each(rows[rows["arm"].isin(weights)], metric, where)
     table = chosen.pivot(index="seed", columns="arm", values="value").reindex(columns=list(weights))
     if table.isna().all().any():
         raise LookupError(f"the rows hold no {metric!r} at {dict(where)} for arm {table.columns[table.isna().all()][0]!r}")

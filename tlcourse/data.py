@@ -57,6 +57,9 @@ class Images:
         expect(self.pixels.dtype == torch.uint8, f"pixels must be uint8, got {self.pixels.dtype}")
         expect(self.labels.shape == self.pixels.shape[:1], f"labels must have shape ({len(self.pixels)},), got {tuple(self.labels.shape)}")
         expect(self.labels.dtype == torch.int64, f"labels must be int64, got {self.labels.dtype}")
+        if self.labels.device.type == "cpu" and len(self.labels):
+            low, high, K = int(self.labels.min()), int(self.labels.max()), len(self.classes)
+            expect(low >= 0 and high < K, f"labels must be in [0, {K}), got {low} to {high}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,6 +71,7 @@ class Images:
     def take(self, index: Tensor | Sequence[int] | slice) -> "Images":
         """The images at these positions, in this order. index: int64 (n,), bool (N,), a list or a slice."""
         where = index if isinstance(index, slice) else torch.as_tensor(index, device=self.labels.device)
+        where = where.long() if isinstance(where, Tensor) and where.numel() == 0 and where.dtype != torch.bool else where
         return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
     def only(self, classes: Sequence[int | str], relabel: bool = False) -> "Images":
@@ -108,7 +112,7 @@ class Images:
 
     def _class_number(self, c: int | str) -> int:
         number = self.classes.index(c) if c in self.classes else c
-        known = isinstance(number, int) and 0 <= number < len(self.classes)
+        known = isinstance(number, int | np.integer) and 0 <= number < len(self.classes)
         expect(known, f"class {c!r} is not one of {self.name}: {', '.join(self.classes)}")
         return int(number)
 
@@ -124,6 +128,7 @@ def load(name: str, split: str = "train", *, size: int | None = None) -> Images:
     split: "train" or "test". size: side in pixels to which photos are resized and cropped (default 96 where they differ in size).
     Raises ValueError for an unknown name or split, and DataError when files are missing or damaged, with what to do about it.
     """
+    expect(size is None or size >= 1, f"size must be >= 1, got {size}")
     expect(split in ("train", "test"), f'split must be "train" or "test", got {split!r}')
     if name == "digits":
         return _digits(split)
@@ -168,7 +173,7 @@ def fetch(name: str) -> Path:
         try:
             for split in ("train", "test"):
                 _dataset(name, split, Path(part) / name, download=True)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # whatever a download dies of
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise DataError(full) from error
             on_board = ", ".join(ON_BOARD)
@@ -207,7 +212,8 @@ def random_flip() -> Augmentation:
 def _crop(x: Tensor, margin: int, mode: str, generator: Generator) -> Tensor:
     """Pad by margin, then cut one window of the old size per image, all with one gather."""
     N, C, H, W = x.shape
-    wide = F.pad(x.float(), [margin] * 4, mode=mode).to(x.dtype)  # reflection is written for floats only
+    floats = x.float() if mode == "reflect" and not x.is_floating_point() else x  # reflection is written for floats only
+    wide = F.pad(floats, [margin] * 4, mode=mode).to(x.dtype)
     corner = torch.randint(0, 2 * margin + 1, (2, N, 1, 1, 1), device=x.device, generator=generator)
     n, c, h, w = (torch.arange(k, device=x.device) for k in (N, C, H, W))
     return wide[n.view(N, 1, 1, 1), c.view(1, C, 1, 1), corner[0] + h.view(1, 1, H, 1), corner[1] + w.view(1, 1, 1, W)]
@@ -269,7 +275,7 @@ def _torchvision(name: str, split: str, root: Path, size: int | None) -> Images:
         )
     try:
         return _stack(_dataset(name, split, root, download=False), name, size)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, AssertionError) as error:  # all that torchvision is known to trip over
         raise DataError(f"{root} is damaged or incomplete ({error}). Delete it and run `tlcourse data fetch {name}`.") from error
 
 
@@ -279,9 +285,13 @@ def _folder(name: str, split: str, size: int | None) -> Images:
     root = Path(name.removeprefix("folder:")).expanduser() / split
     if not root.is_dir():
         raise DataError(f"{root} does not exist; {name} needs one folder of images per class in {root}/CLASS/.")
+    parts = [part for part in (root.with_name("train"), root.with_name("test")) if part.is_dir()]
+    folders = {part.name: sorted(folder.name for folder in part.iterdir() if folder.is_dir()) for part in parts}
+    if len({tuple(classes) for classes in folders.values()}) > 1:
+        raise DataError(f"{root.parent} must have the same class folders in train/ and test/, got {folders}")
     try:
         return _stack(ImageFolder(str(root)), name, size)
-    except OSError as error:  # includes a class without images and a file that is no image
+    except (OSError, SyntaxError) as error:  # a class without images, a file that is no image or a broken one
         raise DataError(f"{root} could not be read: {error}") from error
 
 

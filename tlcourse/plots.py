@@ -131,7 +131,8 @@ def measured(name: str, value: float, low: float, high: float) -> None:
     expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
     inside = low <= value <= high
     digits = ",.0f" if isinstance(value, int) else ",.4g"
-    print(f"{name}: {value:{digits}} (expected {low:{digits}} to {high:{digits}}){'' if inside else ': outside of what the record makes us expect'}")
+    range_ = f"(expected {low:{digits}} to {high:{digits}})"
+    print(f"{name}: {value:{digits}} {range_}{'' if inside else ': outside of what the record makes us expect'}")
     if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
         raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
 

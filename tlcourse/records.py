@@ -6,8 +6,10 @@ kept as a part, and an interrupted measurement goes on where it stopped. Only a 
 """
 
 import ast
+import csv
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +34,7 @@ import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
-from tlcourse.claims import TUNING, interval, select
+from tlcourse.claims import TUNING, interval, one_each
 from tlcourse.data import data_dir
 from tlcourse.methods._checks import expect
 
@@ -70,12 +72,12 @@ class Record:
 
     def summary(self, metric: str, **where: object) -> pd.DataFrame:
         """Mean and 95% interval over seeds of a metric, one line per arm: columns mean, low, high, seeds."""
-        values = select(self.rows[self.rows["seed"] < TUNING], metric, where).groupby("arm", sort=False)["value"]
+        values = one_each(self.rows[self.rows["seed"] < TUNING], metric, where).groupby("arm", sort=False)["value"]
         return pd.DataFrame({arm: interval(v.to_numpy(), 0.95) for arm, v in values}, index=["mean", "low", "high", "seeds"]).T
 
     def expect(self, arm: str, metric: str, **where: object) -> tuple[float, float]:
         """Where one more seed should fall in 99 cases of 100: the prediction interval of a normal distribution."""
-        rows = select(self.rows[self.rows["seed"] < TUNING], metric, where)
+        rows = one_each(self.rows[self.rows["seed"] < TUNING], metric, where)
         values = rows.loc[rows["arm"] == arm, "value"]
         half = stats.t.ppf(0.995, len(values) - 1) * values.std() * (1 + 1 / len(values)) ** 0.5
         return values.mean() - half, values.mean() + half
@@ -83,18 +85,18 @@ class Record:
 
 def read(name: str, scale: str) -> Record:
     """The record of an experiment at a scale. Raises RecordError when it is missing or its two files do not belong together."""
-    csv, provenance = _paths(name, scale)
+    table, provenance = _paths(name, scale)
     again = f"Measure it with `tlcourse run {name} --scale {scale}`."
-    if not (csv.is_file() and provenance.is_file()):
+    if not (table.is_file() and provenance.is_file()):
         raise RecordError(f"{name} has no record at scale {scale}. {again}")
     try:
         origin = json.loads(provenance.read_text())
-        if hashlib.sha256(csv.read_bytes()).hexdigest() != origin["rows_sha256"]:
+        if hashlib.sha256(table.read_bytes()).hexdigest() != origin["rows_sha256"]:
             raise ValueError("the rows are not those that were measured")
-        return Record(pd.read_csv(csv, float_precision="round_trip"), origin)
-    except (ValueError, KeyError) as error:
+        return Record(pd.DataFrame(_from_csv(table.read_text())), origin)
+    except (ValueError, KeyError, TypeError) as error:
         raise RecordError(
-            f"the record {csv.name} is damaged ({error}). Restore it with `git checkout -- data/results`, or: {again}"
+            f"the record {table.name} is damaged ({error}). Restore it with `git checkout -- data/results`, or: {again}"
         ) from error
 
 
@@ -123,7 +125,7 @@ def measure(
         tuning = [TUNING + i for i in range(plan.tuning_seeds)] if experiment.tune else []
         with tqdm(total=len(tuning) + seeds, desc=f"{experiment.name} ({scale})", unit="seed", disable=not progress) as bar:
             parts.fill(experiment.tune, plan, tuning, workers, bar)
-            settled = plan.settle(parts.rows(tuning))
+            settled = plan.settle(pd.DataFrame(parts.rows(tuning)))
             parts.fill(experiment.run, settled, range(seeds), workers, bar)
         return parts.assemble(tuning, range(seeds))
 
@@ -136,7 +138,8 @@ def verify(experiment: Measurable, scale: str) -> bool:
     record = read(experiment.name, scale)
     device = record.provenance["device"]
     with _locked(experiment.name, scale):
-        plan = experiment.scales[scale].settle(record.rows[record.rows["seed"] >= TUNING])
+        recorded = _from_csv(_paths(experiment.name, scale)[0].read_text())
+        plan = experiment.scales[scale].settle(pd.DataFrame([row for row in recorded if row["seed"] >= TUNING]))
         with _pool(1) as pool:
             rows, _ = pool.submit(_measure_seed, experiment.run, plan, 0, device).result()
         old, new = (_comparable(frame) for frame in (record.rows[record.rows["seed"] == 0], pd.DataFrame(rows)))
@@ -174,12 +177,12 @@ class _Parts:
             old = read(self.experiment.name, self.scale)
         except RecordError:
             return
+        rows = _from_csv(_paths(self.experiment.name, self.scale)[0].read_text())
         if old.provenance["digest"] != self.digest or old.provenance["device"] != self.device:
             return
         for seed, seconds in zip(old.provenance["seeds"] + old.provenance["tuning_seeds"], old.provenance["seconds"]):
             if not self._path(seed).exists():
-                rows = old.rows[old.rows["seed"] == seed]
-                self._save(seed, [row.dropna().to_dict() for _, row in rows.astype(object).iterrows()], seconds)
+                self._save(seed, [row for row in rows if row["seed"] == seed], seconds)
 
     def fill(self, function: Any, plan: Any, seeds: Iterable[int], workers: int, bar: Any) -> None:
         """Measure the seeds that have no part yet."""
@@ -187,25 +190,36 @@ class _Parts:
         bar.update(len(list(seeds)) - len(missing))
         if not missing:
             return
+        failed = []
         with _pool(min(workers, len(missing))) as pool:
             running = {pool.submit(_measure_seed, function, plan, seed, self.device): seed for seed in missing}
             for done in as_completed(running):
+                if done.cancelled():
+                    continue
+                if error := done.exception():
+                    failed.append(error)
+                    for waiting in running:
+                        waiting.cancel()  # those that run already finish
+                    continue
                 self._save(running[done], *done.result())
                 bar.update()
+        if failed:
+            raise failed[0]
 
-    def rows(self, seeds: Iterable[int]) -> pd.DataFrame:
+    def rows(self, seeds: Iterable[int]) -> list[dict[str, Any]]:
         """The rows of these seeds, in order."""
-        return pd.DataFrame([row for seed in seeds for row in self._load(seed)["rows"]])
+        return [row for seed in seeds for row in self._load(seed)["rows"]]
 
     def assemble(self, tuning: list[int], seeds: Iterable[int]) -> Record:
         """Write the record, then drop the parts."""
         everything = [*seeds, *tuning]
         _syntax.cache_clear()
         if code_digest(self.experiment.run.__module__) != self.digest:
+            shutil.rmtree(self.folder)  # nobody knows which code measured what
             raise RecordError(f"the code changed while {self.experiment.name} was measured; run the same command again")
         name, scale, many = self.experiment.name, self.scale, len(everything) - len(tuning)
-        csv, provenance = _paths(name, scale)
-        text = self.rows(everything).to_csv(index=False)
+        table, provenance = _paths(name, scale)
+        text = _to_csv(self.rows(everything))
         origin = {
             "experiment": name,
             "scale": scale,
@@ -222,7 +236,7 @@ class _Parts:
             | {"python": platform.python_version()},
             "measured": _today(),
         }
-        _write(csv, text)
+        _write(table, text)
         _write(provenance, json.dumps(origin, indent=1) + "\n")
         for folder in _results().glob(f".{self.experiment.name}.{self.scale}.{self.device}.*"):
             shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else None
@@ -258,8 +272,17 @@ def _exit_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes of one thread each. When the measurement is stopped, they stop at once."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
 
 
 @contextmanager
@@ -285,6 +308,29 @@ def _results() -> Path:
 
 def _paths(name: str, scale: str) -> tuple[Path, Path]:
     return _results() / f"{name}.{scale}.csv", _results() / f"{name}.{scale}.json"
+
+
+def _to_csv(rows: list[dict[str, Any]]) -> str:
+    columns = dict.fromkeys(["seed", "arm", "metric", "value", *(key for row in rows for key in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _from_csv(text: str) -> list[dict[str, Any]]:
+    """The rows as they were measured: whole numbers stay whole, floats keep every bit, and an empty field was no coordinate of its row."""
+    return [{key: _value(field) for key, field in row.items() if field != ""} for row in csv.DictReader(io.StringIO(text))]
+
+
+def _value(field: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(field)
+        except ValueError:
+            pass
+    return field
 
 
 def _write(path: Path, text: str) -> None:
@@ -354,7 +400,16 @@ def _syntax(module: str) -> tuple[str, list[str]]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     imports = [name for name in names if name.startswith("tlcourse.") and _is_module(name)]
+    tree.body = [node for node in tree.body if not _is_about_claims(node, tree)]
     return ast.unparse(_Bare().visit(tree)), imports
+
+
+def _is_about_claims(node: ast.stmt, tree: ast.Module) -> bool:
+    """An import from `tlcourse.claims`, or a module's assignment of something that it calls from there."""
+    sources = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "tlcourse.claims"]
+    names = {alias.asname or alias.name for source in sources for alias in source.names}
+    called = node.value.func if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) else None
+    return node in sources or (isinstance(called, ast.Name) and called.id in names)
 
 
 def _is_module(name: str) -> bool:

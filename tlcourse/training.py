@@ -75,6 +75,8 @@ def paired(target: Source, source: Source, neighbours: Tensor) -> Paired:
     """
     n, m = (len(_xy(s)[0]) for s in (target, source))
     expect(neighbours.ndim == 2 and len(neighbours) == n, f"neighbours must have shape ({n}, k), got {tuple(neighbours.shape)}")
+    expect(neighbours.numel() > 0, f"neighbours must name at least one source image each, got shape {tuple(neighbours.shape)}")
+    expect(neighbours.dtype == torch.int64, f"neighbours must be int64, got {neighbours.dtype}")
     inside = bool(((neighbours >= 0) & (neighbours < m)).all())
     expect(inside, f"neighbours must be positions in [0, {m}), got {neighbours.min()} to {neighbours.max()}")
     return Paired(target, source, neighbours)
@@ -129,7 +131,7 @@ def fit(
     losses, rows, start = torch.zeros(total, device=where), [], time.perf_counter()
 
     bar = tqdm(total=total, desc=progress if isinstance(progress, str) else None, disable=not progress, leave=False)
-    with bar, _mode_restored(model), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with bar, _mode_restored(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model.train()
         for step in range(total):
@@ -149,6 +151,7 @@ def fit(
                 epoch = math.ceil((step + 1) / stride)
                 row = {"epoch": epoch, "step": step + 1, "loss": losses[(epoch - 1) * stride : step + 1].mean().item()}
                 rows.append(row | dict((on_epoch(model, epoch) if on_epoch else None) or {}))
+                model.train()  # whatever on_epoch left behind
     return History(losses.cpu(), pd.DataFrame(rows), time.perf_counter() - start)
 
 
@@ -202,7 +205,7 @@ def max_norm(limit: float) -> Callable[[nn.Module], None]:
     @torch.no_grad()
     def clip(model: nn.Module) -> None:
         for layer in model.modules():
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and layer.weight.requires_grad:
                 layer.weight.copy_(layer.weight.renorm(2, 0, limit))
 
     return clip
@@ -248,8 +251,11 @@ class _Feed:
             else None
         )
         self.sources = {name: _on_device(*_xy(source), where) for name, source in (parts or {"": data}).items()}
-        for name, (x, _) in self.sources.items():
-            expect(len(x) > 0, f"data {name} holds no sample".replace("  ", " "))
+        for name, (x, y) in self.sources.items():
+            which = f"data {name!r}" if parts else "data"
+            expect(len(x) > 0, f"{which} must hold at least one sample, got none")
+            lengths = [len(value) for value in (y.values() if isinstance(y, dict) else [y])]
+            expect({*lengths} == {len(x)}, f"{which} must have as many targets as inputs, got {lengths} for {len(x)}")
         self.alone = parts is None
         self.augments = [augment] if callable(augment) else list(augment or [])
         self.generator = Generator(where).manual_seed(seed)
@@ -302,7 +308,9 @@ def _optimizer(model: nn.Module, objective: Objective, groups: Any, kind: str, l
     expect(0 < lr < math.inf, f"lr must be a finite number > 0, got {lr}")
     expect(weight_decay >= 0, f"weight_decay must be >= 0, got {weight_decay}")
     chosen: list[dict[str, Any]] = (
-        [dict(group) for group in groups] if groups is not None else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        [{**group, "params": list(group["params"])} for group in groups]
+        if groups is not None
+        else [{"params": [p for p in model.parameters() if p.requires_grad]}]
     )
     if isinstance(objective, nn.Module):
         known = {id(p) for group in chosen for p in group["params"]} | {id(p) for p in model.parameters()}
@@ -340,7 +348,7 @@ def _run(model: nn.Module, data: Source, take: Callable[[Any], Any], batch_size:
     where = _device_of(model)
     with _mode_restored(model), torch.inference_mode():
         model.eval()
-        parts = [take(model(_input(x.to(where)))) for x in _xy(data)[0].split(batch_size)]
+        parts = [take(model(_input(x.to(where, copy=True)))) for x in _xy(data)[0].split(batch_size)]
     # joined outside of inference mode, so that the result may be saved for a later backward pass
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if isinstance(parts[0], dict) else torch.cat(parts)
 

@@ -1,7 +1,7 @@
 """The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` says what they say about the claims."""
 
 from dataclasses import asdict, dataclass
-from math import nan
+from math import inf, nan
 
 from tlcourse import records
 from tlcourse.claims import Claim, Verdict, judge
@@ -24,7 +24,9 @@ class Entry:
 
     def as_dict(self) -> dict[str, object]:
         """What `tlcourse claims --json` prints; the verdict of a record that does not count is its status."""
-        numbers = {key: None if value != value else value for key, value in asdict(self.found).items()}  # JSON knows no nan
+        numbers = {
+            key: None if value in (inf, -inf) or value != value else value for key, value in asdict(self.found).items()
+        }  # JSON knows neither
         keys = ("id", "sentence", "source", "paper", "unit")
         return {
             **{key: getattr(self.claim, key) for key in keys},

@@ -40,8 +40,8 @@ class Scale(SimpleNamespace):
         if tuning.empty:
             return self
         keys = [column for column in tuning if column not in ("seed", "value", "setting") and tuning[column].notna().any()]
-        means = tuning.groupby([*keys, "setting"], as_index=False)["value"].mean()
-        return Scale(**vars(self), choices=means.loc[means.groupby(keys)["value"].idxmin()])
+        means = tuning.groupby([*keys, "setting"], as_index=False, dropna=False)["value"].mean()
+        return Scale(**vars(self), choices=means.loc[means.groupby(keys, dropna=False)["value"].idxmin()])
 
     def chosen(self, **where: Any) -> Any:
         """The setting that was chosen, for example chosen(arm="alone", width=300)."""
