@@ -26,15 +26,26 @@ def tlcourse(*arguments, **environment):
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
-    """Run a command in this process, and return the sentence with which it is refused."""
+def said(monkeypatch, capsys):
+    """Run a command in this process, and return its exit code and what it printed."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tlcourse", *arguments])
         with pytest.raises(SystemExit) as stop:
             main()
-        assert stop.value.code == 2
-        (sentence,) = capsys.readouterr().err.strip().splitlines()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(said):
+    """Run a command in this process, and return the sentence with which it is refused."""
+
+    def run(*arguments):
+        code, _, err = said(*arguments)
+        assert code == 2
+        (sentence,) = err.strip().splitlines()
         assert sentence.startswith("error: ")
         return sentence.removeprefix("error: ")
 
@@ -80,20 +91,20 @@ def test_without_the_data_folder_the_error_says_what_to_do(tmp_path, monkeypatch
     assert "Clone the course's repository" in sentence
 
 
-def test_list_names_experiments_scales_and_arms():
-    out = tlcourse("list").stdout
+def test_list_names_experiments_scales_and_arms(said):
+    _, out, _ = said("list")
     assert "distillation: Does a small network" in out
     assert "arms: teacher, alone, T=1" in out
     assert re.search(r"lecture: \d+ seeds, about \d+ minutes of one core; recorded on ", out)
 
 
-def test_claims_are_one_line_each():
-    lines = tlcourse("claims").stdout.splitlines()
+def test_claims_are_one_line_each(said):
+    lines = said("claims")[1].splitlines()
     assert {line.split()[0] for line in lines} >= {f"K{i}" for i in range(1, 9)}
 
 
-def test_claims_as_json_are_a_list_and_nothing_else():
-    entries = json.loads(tlcourse("claims", "--json").stdout)
+def test_claims_as_json_are_a_list_and_nothing_else(said):
+    entries = json.loads(said("claims", "--json")[1])
     assert {" ".join(sorted(entry)) for entry in entries} == {KEYS}
     assert all(isinstance(entry["seeds"], int) for entry in entries)
 
@@ -103,38 +114,38 @@ def test_strict_fails_without_records(home, refused):
     assert "K1 (lecture) is missing" in sentence
 
 
-def test_list_without_records_says_so(home):
-    assert "not recorded" in tlcourse("list", TLCOURSE_HOME=str(home)).stdout
+def test_list_without_records_says_so(home, said):
+    assert "not recorded" in said("list")[1]
 
 
-def test_data_reads_and_checks_what_is_on_board():
-    out = tlcourse("data").stdout
+def test_data_reads_and_checks_what_is_on_board(said):
+    _, out, _ = said("data")
     for name in ("mnist", "fashion_mnist"):
         assert re.search(rf"^  {name} +ok: 60,000 images to train, 10,000 to test", out, re.M)
 
 
-def test_data_goes_on_after_a_damaged_set(home, repository):
+def test_data_goes_on_after_a_damaged_set(home, repository, said):
     (home / "data" / "mnist").mkdir()
     source = repository / "data" / "mnist" / "t10k-labels-idx1-ubyte.gz"
     (home / "data" / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(source.read_bytes())
-    done = tlcourse("data", TLCOURSE_HOME=str(home))
-    assert done.returncode == 2
-    assert "its digest is not the one in SHA256SUMS" in done.stdout
-    assert re.search(r"digits +ok: 1,297", done.stdout)
-    assert done.stderr.startswith("error: damaged or missing: mnist, fashion_mnist")
+    code, out, err = said("data")
+    assert code == 2
+    assert "its digest is not the one in SHA256SUMS" in out
+    assert re.search(r"digits +ok: 1,297", out)
+    assert err.startswith("error: damaged or missing: mnist, fashion_mnist")
 
 
-def test_doctor_says_ok_or_what_to_do():
-    done = tlcourse("doctor")
-    assert done.returncode == 0, done
-    assert all(line.startswith(("ok  ", "note")) for line in done.stdout.splitlines())
-    assert "data: mnist" in done.stdout
+def test_doctor_says_ok_or_what_to_do(said):
+    code, out, err = said("doctor")
+    assert code == 0, err
+    assert all(line.startswith(("ok  ", "note")) for line in out.splitlines())
+    assert "data: mnist" in out
 
 
-def test_doctor_fails_without_data(home):
-    done = tlcourse("doctor", TLCOURSE_HOME=str(home))
-    assert done.returncode == 2
-    assert re.search(r"^FIX  data: .* is missing\. Restore it", done.stdout, re.M)
+def test_doctor_fails_without_data(home, said):
+    code, out, _ = said("doctor")
+    assert code == 2
+    assert re.search(r"^FIX  data: .* is missing\. Restore it", out, re.M)
 
 
 @contextmanager
@@ -158,7 +169,8 @@ def lab(*arguments, **environment):
 def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, repository):
     work = tmp_path / "work"
     work.mkdir()
-    (work / "00_start_here.ipynb").write_text("mine")
+    mine = json.dumps({"cells": [], "metadata": {"whose": "mine"}, "nbformat": 4, "nbformat_minor": 5})
+    (work / "00_start_here.ipynb").write_text(mine)
     shelf = socket.create_server(("127.0.0.1", 0))  # so that the port is taken
     taken = shelf.getsockname()[1]
     display = dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY"), "")
@@ -171,7 +183,7 @@ def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, re
             assert json.load(answer)["name"] == "00_start_here.ipynb"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address.split("/lab/tree/")[0] + "/api/contents", timeout=20)
-    assert (work / "00_start_here.ipynb").read_text() == "mine"
+    assert (work / "00_start_here.ipynb").read_text() == mine
 
 
 @pytest.mark.slow

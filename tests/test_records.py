@@ -21,7 +21,7 @@ import pytest
 import torch
 import toy_experiment
 from scipy import stats
-from toy_experiment import counted, toy, undefined
+from toy_experiment import counted, kinds, toy, undefined
 
 import tlcourse
 from tlcourse import records
@@ -88,6 +88,12 @@ def test_a_record_reads_back_bit_for_bit(here):
     for found in (measured.rows, read("toy", "tiny").rows):
         pd.testing.assert_frame_equal(found, pd.DataFrame(expected), check_exact=True)
         assert found["value"].to_numpy().tobytes() == pd.DataFrame(expected)["value"].to_numpy().tobytes()
+
+
+def test_coordinates_keep_their_kind(here):
+    quietly(kinds)
+    found = read("kinds", "tiny").summary("errors", augmented=True, images=5, rate=1e-3, layer="fc7")
+    assert found.loc["plain", "mean"] == 11.0  # of 10, 11 and 12
 
 
 def test_a_record_says_where_it_comes_from(here):

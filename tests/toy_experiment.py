@@ -64,6 +64,12 @@ def run_undefined(scale: Scale, seed: int, device: torch.device) -> Iterator[Row
     yield Row("plain", "errors", seed, {"width": 300})
 
 
+def run_kinds(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
+    """Coordinates of every kind."""
+    for flag in (True, False):
+        yield Row("plain", "errors", 10.0 * flag + seed, {"augmented": flag, "images": 5, "rate": 1e-3, "layer": "fc7"})
+
+
 def note(what: str) -> None:
     if "TOY_LOG" in os.environ:
         with Path(os.environ["TOY_LOG"]).open("a") as file:
@@ -82,3 +88,4 @@ toy = Experiment(
 )
 counted = replace(toy, name="counted", run=run_counted, tune=tune_counted)
 undefined = replace(toy, name="undefined", run=run_undefined, tune=None)
+kinds = replace(toy, name="kinds", run=run_kinds, tune=None)

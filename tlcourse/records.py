@@ -116,7 +116,7 @@ def measure(
     expect(scale in experiment.scales, f"{experiment.name} has no scale {scale!r}; it has {', '.join(experiment.scales)}")
     plan = experiment.scales[scale]
     seeds = plan.seeds if seeds is None else seeds
-    workers = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) if workers is None else workers
+    workers = _cores() if workers is None else workers
     expect(1 <= seeds <= TUNING, f"seeds must be in 1 … {TUNING}, got {seeds}")
     expect(workers >= 1, f"workers must be >= 1, got {workers}")
     workers = workers if device == "cpu" else 1
@@ -126,6 +126,7 @@ def measure(
         with tqdm(total=len(tuning) + seeds, desc=f"{experiment.name} ({scale})", unit="seed", disable=not progress) as bar:
             parts.fill(experiment.tune, plan, tuning, workers, bar)
             settled = plan.settle(pd.DataFrame(parts.rows(tuning)))
+            seeds = max(seeds, parts.recorded)  # what is recorded stays, even if fewer are asked for
             parts.fill(experiment.run, settled, range(seeds), workers, bar)
         return parts.assemble(tuning, range(seeds))
 
@@ -136,7 +137,7 @@ def verify(experiment: Measurable, scale: str) -> bool:
     Rows agree when they differ by at most one part in a million. Timings (metrics that begin with "seconds") are not compared.
     """
     record = read(experiment.name, scale)
-    device = record.provenance["device"]
+    device, digest = record.provenance["device"], code_digest(experiment.run.__module__)
     with _locked(experiment.name, scale):
         recorded = _from_csv(_paths(experiment.name, scale)[0].read_text())
         plan = experiment.scales[scale].settle(pd.DataFrame([row for row in recorded if row["seed"] >= TUNING]))
@@ -145,7 +146,8 @@ def verify(experiment: Measurable, scale: str) -> bool:
         old, new = (_comparable(frame) for frame in (record.rows[record.rows["seed"] == 0], pd.DataFrame(rows)))
         if not old.index.equals(new.index) or not np.allclose(old, new, rtol=1e-6, atol=1e-12, equal_nan=True):
             return False
-        stamp = {"digest": code_digest(experiment.run.__module__), "verified": _today()}
+        _expect_unchanged(experiment, digest)
+        stamp = {"digest": digest, "verified": _today()}
         _write(_paths(experiment.name, scale)[1], json.dumps(record.provenance | stamp, indent=1) + "\n")
         return True
 
@@ -170,6 +172,7 @@ class _Parts:
         self.digest = code_digest(experiment.run.__module__)
         self.folder = _results() / f".{experiment.name}.{scale}.{device}.{self.digest[:12]}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.recorded = 0
         self._keep_what_is_recorded()
 
     def _keep_what_is_recorded(self) -> None:
@@ -180,6 +183,7 @@ class _Parts:
         rows = _from_csv(_paths(self.experiment.name, self.scale)[0].read_text())
         if old.provenance["digest"] != self.digest or old.provenance["device"] != self.device:
             return
+        self.recorded = old.seeds
         for seed, seconds in zip(old.provenance["seeds"] + old.provenance["tuning_seeds"], old.provenance["seconds"]):
             if not self._path(seed).exists():
                 self._save(seed, [row for row in rows if row["seed"] == seed], seconds)
@@ -213,10 +217,11 @@ class _Parts:
     def assemble(self, tuning: list[int], seeds: Iterable[int]) -> Record:
         """Write the record, then drop the parts."""
         everything = [*seeds, *tuning]
-        _syntax.cache_clear()
-        if code_digest(self.experiment.run.__module__) != self.digest:
+        try:
+            _expect_unchanged(self.experiment, self.digest)
+        except RecordError:
             shutil.rmtree(self.folder)  # nobody knows which code measured what
-            raise RecordError(f"the code changed while {self.experiment.name} was measured; run the same command again")
+            raise
         name, scale, many = self.experiment.name, self.scale, len(everything) - len(tuning)
         table, provenance = _paths(name, scale)
         text = _to_csv(self.rows(everything))
@@ -252,6 +257,13 @@ class _Parts:
         return json.loads(self._path(seed).read_text())
 
 
+def _expect_unchanged(experiment: Measurable, digest: str) -> None:
+    """Raise RecordError if the code on disk is no longer that of the digest."""
+    _syntax.cache_clear()
+    if code_digest(experiment.run.__module__) != digest:
+        raise RecordError(f"the code changed while {experiment.name} was measured; run the same command again")
+
+
 def _measure_seed(function: Any, plan: Any, seed: int, device: str) -> tuple[list[dict[str, Any]], float]:
     """Runs in a worker process."""
     start = time.perf_counter()
@@ -275,13 +287,15 @@ def _exit_with(parent: Any) -> None:
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes of one thread each. When the measurement is stopped, they stop at once."""
+    others = active_children()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         try:
             yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
-                process.terminate()
+                if process not in others:
+                    process.terminate()
             raise
 
 
@@ -321,16 +335,25 @@ def _to_csv(rows: list[dict[str, Any]]) -> str:
 
 def _from_csv(text: str) -> list[dict[str, Any]]:
     """The rows as they were measured: whole numbers stay whole, floats keep every bit, and an empty field was no coordinate of its row."""
-    return [{key: _value(field) for key, field in row.items() if field != ""} for row in csv.DictReader(io.StringIO(text))]
+    rows = csv.DictReader(io.StringIO(text))
+    return [{key: _value(key, field) for key, field in row.items() if field != ""} for row in rows]
 
 
-def _value(field: str) -> Any:
+def _value(key: str, field: str) -> Any:
+    if key in ("arm", "metric"):
+        return field
+    if field in ("True", "False"):
+        return field == "True"
     for kind in (int, float):
         try:
             return kind(field)
         except ValueError:
             pass
     return field
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(path: Path, text: str) -> None:
@@ -401,7 +424,15 @@ def _syntax(module: str) -> tuple[str, list[str]]:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     imports = [name for name in names if name.startswith("tlcourse.") and _is_module(name)]
     tree.body = [node for node in tree.body if not _is_about_claims(node, tree)]
-    return ast.unparse(_Bare().visit(tree)), imports
+    return _plain(_Bare().visit(tree)), imports
+
+
+def _plain(node: Any) -> str:
+    """The tree as text that is the same in every version of Python, which `ast.dump` and `ast.unparse` do not promise."""
+    if isinstance(node, ast.AST):
+        fields = [f"{name}={_plain(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(_plain, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _is_about_claims(node: ast.stmt, tree: ast.Module) -> bool:

@@ -48,6 +48,8 @@ class Scale(SimpleNamespace):
         found = self.choices
         for key, value in where.items():
             found = found[found[key] == value]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} settings were chosen for {where}, expected one")
         return found["setting"].item()
 
 
