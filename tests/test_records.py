@@ -271,7 +271,9 @@ def test_interrupted_at_any_write_it_goes_on_where_it_stopped(here, log, monkeyp
 
 def start(scale: str, **environment: str) -> subprocess.Popen[bytes]:
     """Measure the toy in a process group of its own, with one worker process."""
-    code = f"import toy_experiment as t, tlcourse.records as r; r.measure(t.toy, '{scale}', seeds=6, workers=1, progress=False)"
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background may ignore it
+    code = f"{heed}; import toy_experiment as t; from tlcourse.records import measure; "
+    code += f"measure(t.toy, '{scale}', seeds=6, workers=1, progress=False)"
     environment |= {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment}, start_new_session=True, **pipes)

@@ -137,13 +137,15 @@ def list_() -> None:
     for experiment in EXPERIMENTS.values():
         print(f"{experiment.name}: {experiment.question}\n  arms: {', '.join(experiment.arms)}")
         for name, scale in experiment.scales.items():
+            minutes = scale.minutes
             try:
                 record = records.read(experiment.name, name)
+                minutes = round(sum(record.provenance["seconds"]) / 60)
                 age = "stale" if records.is_stale(record, experiment) else "current"
                 state = f"recorded on {record.provenance['measured']} with {record.seeds} seeds, {age}"
             except records.RecordError as error:
                 state = "damaged" if "damaged" in str(error) else "not recorded"
-            print(f"  {name}: {scale.seeds} seeds, about {scale.minutes:g} minutes of one core; {state}")
+            print(f"  {name}: {scale.seeds} seeds, about {minutes:g} minutes of one core; {state}")
 
 
 @app.command()

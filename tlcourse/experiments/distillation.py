@@ -249,7 +249,7 @@ distillation = Experiment(
         Claim(
             "K8",
             "a high temperature gives very negative logits more of the gradient",
-            source="lecture, knowledge distillation, high temperature (said there the wrong way round by half: see K9)",
+            source="lecture, knowledge distillation, high temperature; Hinton 2015, section 2.1",
             decide=greater("T=20", "T=1", "share of the lowest"),
             unit="share of the gradient on the three lowest of ten classes, at T = 20 minus at T = 1",
             varies=_VARIES,
