@@ -124,7 +124,7 @@ def _copied(target: Path) -> Path:
     for path in new:
         shutil.copyfile(path, target / path.name)
     kept = len(list(_notebooks().glob("*.ipynb"))) - len(new)
-    print(f"Copied {len(new)} notebooks to {target}" + (f"; kept {kept} that were there." if kept else "."))
+    print(f"Copied to {target}: {len(new)} of the notebooks" + (f"; kept {kept} that were there." if kept else "."))
     return target.resolve()
 
 
