@@ -67,10 +67,10 @@ def fits(monkeypatch) -> list[SimpleNamespace]:
 def by_hand() -> SimpleNamespace:
     """One seed with rates chosen by hand: its fits, its teacher, and the images and logits that each student gets."""
     teachers, lessons = [], []
-    teacher, student = module._teacher, module._student
+    teacher, student = module.train_teacher, module._student
     with pytest.MonkeyPatch.context() as patch:
         fits = spied(patch)
-        patch.setattr(module, "_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1])
+        patch.setattr(module, "train_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1])
         patch.setattr(module, "_student", lambda *a: lessons.append((a[4], a[5])) or student(*a))
         list(run(chosen_by_hand(), 0, CPU))
     return SimpleNamespace(teacher=teachers[0], fits=fits, lessons=lessons)
@@ -207,10 +207,10 @@ def images(some) -> set[bytes]:
 
 def test_training_and_validation_images_are_apart_and_change_with_the_seed():
     scale = Scale(images=2_000)
-    train, validation = (images(part) for part in module._train_and_validation(scale, 0, CPU))
+    train, validation = (images(part) for part in module.train_and_validation(scale, 0, CPU))
     assert len(train) == len(validation) == 2_000
     assert train.isdisjoint(validation)
-    assert train != images(module._train_and_validation(scale, 1, CPU)[0])
+    assert train != images(module.train_and_validation(scale, 1, CPU)[0])
 
 
 @pytest.mark.slow

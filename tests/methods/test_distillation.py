@@ -12,7 +12,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from tlcourse.data import Images, as_input
-from tlcourse.methods.distillation import distillation_loss, logit_matching_gradient, logit_matching_loss, soft_target_gradient, soften
+from tlcourse.methods.distillation import (
+    distillation_loss,
+    logit_matching_gradient,
+    logit_matching_loss,
+    prior_offsets,
+    soft_target_gradient,
+    soften,
+)
 from tlcourse.training import record
 
 often = settings(deadline=None, max_examples=60, database=None)
@@ -458,3 +465,43 @@ def test_refuses_labels(labels, sentence):
     z, v, _ = draw(N=3, K=5)
     with pytest.raises(ValueError, match=sentence):
         distillation_loss(z, v, labels, T=2.0, alpha=0.5)
+
+
+# prior_offsets
+
+
+def skewed_logits(n=400, classes=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(n, classes, generator=generator, dtype=torch.float64) + torch.tensor([0.0, -6, 1, 2, 0])
+
+
+@pytest.mark.parametrize("prior", [[0.2] * 5, [0.5, 0.2, 0.1, 0.1, 0.1]])
+def test_prior_offsets_make_the_mean_probability_the_prior(prior):
+    logits = skewed_logits()
+    offsets = prior_offsets(logits, torch.tensor(prior, dtype=torch.float64))
+    torch.testing.assert_close((logits + offsets).softmax(1).mean(0), torch.tensor(prior, dtype=torch.float64), atol=2e-5, rtol=0)
+    assert abs(offsets.sum().item()) < 1e-9
+
+
+def test_prior_offsets_are_none_where_the_mean_is_the_prior_already():
+    logits = skewed_logits()
+    assert prior_offsets(logits, logits.softmax(1).mean(0)).abs().max() < 1e-9
+
+
+def test_prior_offsets_undo_an_offset():
+    logits = skewed_logits()
+    shift = torch.tensor([1.0, -4, 2, 0, 1], dtype=torch.float64)
+    torch.testing.assert_close(
+        prior_offsets(logits + shift, logits.softmax(1).mean(0), tolerance=1e-9), shift.mean() - shift, atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.5, 0.5, 0.0, 0.0, 0.0], [0.3] * 5, [float("nan")] * 5])
+def test_prior_offsets_refuse_what_is_no_prior(prior):
+    with pytest.raises(ValueError, match=r"prior must be \(5,\) positive numbers that sum to 1"):
+        prior_offsets(skewed_logits(), torch.tensor(prior))
+
+
+def test_prior_offsets_say_when_none_are_found():
+    with pytest.raises(ValueError, match="no offsets were found in 2 steps"):
+        prior_offsets(skewed_logits(), torch.full((5,), 0.2), steps=2)

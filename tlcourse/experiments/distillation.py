@@ -29,9 +29,9 @@ LOWEST = 3  # K8 looks at the three classes of ten that the teacher finds least 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """A teacher, then a student per arm and width: errors on the 10,000 test images at the end and along the way."""
-    train, _ = _train_and_validation(scale, seed, device)
+    train, _ = train_and_validation(scale, seed, device)
     test = load("mnist", "test").to(device)
-    teacher = _teacher(scale, train, seed)
+    teacher = train_teacher(scale, train, seed)
     pupils = train.take(slice(0, scale.student_images))
     teacher_errors, teacher_logits = errors(predict(teacher, test), test.labels), record(teacher, pupils)
     for width in scale.widths:
@@ -51,9 +51,9 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """Every arm, width and learning rate, on validation images."""
-    train, validation = _train_and_validation(scale, seed, device)
+    train, validation = train_and_validation(scale, seed, device)
     pupils = train.take(slice(0, scale.student_images))
-    teacher_logits = record(_teacher(scale, train, seed), pupils)
+    teacher_logits = record(train_teacher(scale, train, seed), pupils)
     for width in scale.widths:
         for arm in STUDENTS:
             for lr in RATES:
@@ -95,11 +95,13 @@ def _match_logits(net: nn.Module, batch: Batch, teacher_logits: Tensor) -> Tenso
     return (1 - ALPHA) * F.cross_entropy(logits, batch.y) + ALPHA * logit_matching_loss(logits, teacher_logits[batch.index])
 
 
-def _train_and_validation(scale: Scale, seed: int, device: torch.device) -> list[Images]:
+def train_and_validation(scale: Scale, seed: int, device: torch.device) -> list[Images]:
+    """Disjoint parts of MNIST's training images, of scale.images each."""
     return [part.to(device) for part in load("mnist").split(scale.images, scale.images, seed=seed)]
 
 
-def _teacher(scale: Scale, train: Images, seed: int) -> nn.Module:
+def train_teacher(scale: Scale, train: Images, seed: int) -> nn.Module:
+    """A larger network that sees shifted copies of the images, so that it knows more than its students."""
     seed_everything(seed)
     teacher = MLP(784, *scale.teacher, 10, **scale.teacher_dropout).to(train.pixels.device)
     shift, lr = random_shift(2), scale.teacher_lr
@@ -107,15 +109,20 @@ def _teacher(scale: Scale, train: Images, seed: int) -> nn.Module:
     return teacher
 
 
-def _student(
-    arm: str, width: int, lr: float, scale: Scale, train: Images, teacher_logits: Tensor, seed: int, test: Images | None = None
+def train_student(
+    how: Objective, width: int, lr: float, epochs: int, images: Images, seed: int, test: Images | None = None
 ) -> tuple[nn.Module, History]:
     """Every arm of a seed starts from the same weights and sees the same batches. With test images, errors are counted every epoch."""
     seed_everything(seed)
-    student = MLP(784, width, width, 10).to(train.pixels.device)
+    student = MLP(784, width, width, 10).to(images.pixels.device)
     watch = None if test is None else lambda net, epoch: {"errors": errors(predict(net, test), test.labels)}
-    how = objective(arm, teacher_logits)
-    return student, fit(student, train, how, epochs=scale.student_epochs, lr=lr, seed=seed, on_epoch=watch, progress=False)
+    return student, fit(student, images, how, epochs=epochs, lr=lr, seed=seed, on_epoch=watch, progress=False)
+
+
+def _student(
+    arm: str, width: int, lr: float, scale: Scale, train: Images, teacher_logits: Tensor, seed: int, test: Images | None = None
+) -> tuple[nn.Module, History]:
+    return train_student(objective(arm, teacher_logits), width, lr, scale.student_epochs, train, seed, test)
 
 
 def _first_at_most(curve: list[float], goal: float) -> int:

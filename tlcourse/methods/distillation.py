@@ -83,6 +83,28 @@ def logit_matching_gradient(z: Tensor, v: Tensor, T: float) -> Tensor:
     return (_centred(z) - _centred(v)) / (z.shape[1] * T**2)
 
 
+def prior_offsets(logits: Tensor, prior: Tensor, *, tolerance: float = 1e-5, steps: int = 1000) -> Tensor:
+    r"""One number per class that, added to its logits, makes the mean probability of every class equal to its prior. No labels are needed.
+
+    A student that never saw a class gives it too little probability. This puts the mass back:
+    :math:`b \leftarrow b + \log \pi - \log \bar q`, where :math:`\bar q` is the mean of softmax(z + b) over the samples, until they agree.
+    logits: (N, K); prior: (K,), positive, sum 1.
+    Returns (K,), with mean 0. Raises ValueError for a prior that is none, and if the two do not agree within `tolerance` after `steps`.
+    Hinton et al. 2015, section 3, chose such an offset on the test set; here unlabelled images are enough.
+    """
+    _expect_logits("logits", logits)
+    fits = prior.shape == logits.shape[1:] and bool((prior > 0).all()) and abs(prior.sum().item() - 1) < 1e-4
+    expect(fits and len(logits) > 0, f"prior must be ({logits.shape[1]},) positive numbers that sum to 1, for at least one sample")
+    z, pi = logits.double(), prior.double()
+    b = torch.zeros_like(pi)
+    for _ in range(steps):
+        mean = (z + b).softmax(1).mean(0)
+        if (mean - pi).abs().max() <= tolerance:
+            return (b - b.mean()).to(_wide(logits).dtype)
+        b = b + pi.log() - mean.log()
+    raise ValueError(f"no offsets were found in {steps} steps: the logits may be too far apart, or tolerance {tolerance} too small")
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
