@@ -1,6 +1,6 @@
 """Fails whatever tries to leave this machine, in the tests and in every Python process they start (kernels too).
 
-Python imports a module of this name at start-up when its folder is on PYTHONPATH; tests/conftest.py puts it there. An attempt is refused
+Python imports a module of this name at start-up when its folder is on PYTHONPATH; conftest.py puts it there. An attempt is refused
 and written to the file TLCOURSE_GUARD, so that the test fails even where the code under test catches the error.
 """
 

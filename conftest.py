@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-GUARD = Path(__file__).parent / "guard"
+GUARD = Path(__file__).parent / "tests" / "guard"
 LOG = Path(tempfile.gettempdir()) / f"tlcourse-guard-{os.getpid()}"
 os.environ |= {
     "OMP_NUM_THREADS": "1",
@@ -21,7 +21,7 @@ import sitecustomize  # noqa: E402, F401
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parent
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
