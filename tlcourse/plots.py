@@ -6,7 +6,6 @@ Figures are drawn with matplotlib as usual; `show(figure, alt)` puts them on the
 import io
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from math import isnan
 from typing import Any
 
@@ -50,15 +49,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@contextmanager
-def _look() -> Any:
-    with mpl.rc_context(_STYLE):
-        yield
-
-
 def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.5, 3.6), **options: Any) -> tuple[Figure, Any]:
     """A figure in the course's style and its axes, as from `plt.subplots`. size: width and height in inches."""
-    with _look():
+    with mpl.rc_context(_STYLE):
         made = plt.subplots(rows, columns, figsize=size, **options)
     return made
 
@@ -67,7 +60,7 @@ def show(fig: Figure, alt: str) -> None:
     """Put a figure on the page with its alt text: what it shows, in words, for those who cannot see it. Raises ValueError without one."""
     expect(bool(alt.strip()), "alt must say in words what the figure shows, got nothing")
     png = io.BytesIO()
-    with _look():
+    with mpl.rc_context(_STYLE):
         fig.savefig(png, format="png", dpi=110)
     plt.close(fig)
     display({"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata={"image/png": {"alt": alt}})

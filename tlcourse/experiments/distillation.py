@@ -239,7 +239,7 @@ distillation = Experiment(
         ),
         Claim(
             "K6",
-            "multiplying by T² keeps the size of the gradients, for T from 1 to 20",
+            "T² keeps the size of the gradients, for T from 1 to 20",
             source="lecture, knowledge distillation, below the loss; Hinton 2015, section 2",
             decide=exact("gradient size error", tolerance=0.1),
             unit="largest relative distance from the size at high temperature",
@@ -255,7 +255,7 @@ distillation = Experiment(
         ),
         Claim(
             "K8",
-            "a high temperature gives very negative logits more of the gradient",
+            "a high temperature weighs very negative logits more",
             source="lecture, knowledge distillation, high temperature; Hinton 2015, section 2.1",
             decide=greater("T=20", "T=1", "share of the lowest"),
             unit="share of the gradient on the three lowest of ten classes, at T = 20 minus at T = 1",

@@ -85,7 +85,7 @@ negative_logits = Experiment(
     claims=[
         Claim(
             "K9",
-            "it is an advantage that a high temperature attends to very negative logits",
+            "attending to very negative logits is an advantage",
             source="lecture, knowledge distillation, high temperature; Hinton 2015, section 2.1, leaves it open",
             decide=greater("flattened", "intact", "errors", T=20),
             unit="errors in 10,000, with the lower half of the teacher's logits flattened minus as they are, at T = 20",

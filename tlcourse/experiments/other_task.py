@@ -89,7 +89,7 @@ other_task = Experiment(
     claims=[
         Claim(
             "K11",
-            "distillation may degrade the student when the target's data or task changes",
+            "distillation may degrade when data or task change",
             source="lecture, knowledge distillation, summary slide",
             decide=count([greater("distilled", "alone", "errors", target=target) for target in TARGETS[1:]], at_least=1),
             unit="of two changed targets (rotated digits, clothes), in how many the distilled student makes more errors than alone",
