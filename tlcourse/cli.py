@@ -246,6 +246,17 @@ def execute(notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to r
 
 
 @app.command()
+def page(
+    notebook: Annotated[Path, typer.Argument(help="A notebook that was run.")],
+    target: Annotated[Path, typer.Argument(help="The page to write, OUT.html; MathJax goes to OUT_files beside it.")],
+) -> None:
+    """Write a notebook as a page whose widgets work without kernel and network."""
+    from tlcourse.publish.pages import write_page
+
+    print(f"{write_page(notebook, target)} was written")
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: each line says ok, or what to do."""
     import torch

@@ -30,6 +30,9 @@ def settle(notebook: NotebookNode) -> None:
     """Drop what a saved notebook cannot show: progress bars and other views that need a kernel, and the times of execution."""
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     lasting = {name for name, state in states.items() if state["model_module"] == "anywidget"}
+    layouts = {states[name].get("state", {}).get("layout", "").removeprefix("IPY_MODEL_") for name in lasting}
+    for name in states.keys() - lasting - layouts:
+        del states[name]
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":

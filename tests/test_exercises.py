@@ -1,0 +1,211 @@
+"""Exercises judge: right answers in any form, every planted mistake by its own diagnosis, stubs, crashes."""
+
+import linecache
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tlcourse.exercises import EXERCISES, check, exercise, find, hint, solution
+from tlcourse.exercises._box import source
+from tlcourse.exercises._exercise import SIZES, verdict
+
+PLANTED = [(name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes]
+
+
+@pytest.fixture(params=EXERCISES)
+def name(request):
+    return request.param
+
+
+def said(name, answer):
+    return verdict(EXERCISES[name], answer)
+
+
+def test_the_reference_is_right(name):
+    assert said(name, EXERCISES[name].reference) == "Right."
+
+
+@pytest.mark.parametrize(("name", "diagnosis", "wrong"), PLANTED, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(PLANTED)])
+def test_every_planted_mistake_gets_its_own_diagnosis(name, diagnosis, wrong):
+    assert said(name, wrong) == f"Not yet: {diagnosis}"
+
+
+def test_the_same_diagnosis_is_not_given_to_two_different_mistakes():
+    shared = {
+        text
+        for name in EXERCISES
+        for text in [d for d, _ in EXERCISES[name].mistakes]
+        if [d for d, _ in EXERCISES[name].mistakes].count(text) > 1
+    }
+    assert shared == {"the teacher gets a gradient; it must not learn from its student. Detach its logits."}  # CE and KL alike
+
+
+def stub(**arguments): ...
+
+
+def unwritten(**arguments):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("answer", [None, ..., stub, unwritten, lambda **arguments: ...])
+def test_a_stub_is_not_attempted_yet(name, answer):
+    assert said(name, answer).startswith("Not attempted yet")
+
+
+def test_what_is_not_a_function(name):
+    assert said(name, torch.ones(3)) == "Give the function itself: check(name, function), got Tensor."
+
+
+# right answers written differently
+
+
+def with_log_sum_exp(logits, T):
+    z = logits / T
+    return (z - z.logsumexp(1, keepdim=True)).exp()
+
+
+def in_numpy(logits, T):
+    e = (logits.numpy() - logits.numpy().max(1, keepdims=True)) / T
+    e = 2.718281828459045**e
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("answer", [with_log_sum_exp, in_numpy, lambda logits, T: F.softmax(logits.double() / T, -1)])
+def test_soften_written_differently_is_right(answer):
+    assert said("soften", answer) == "Right."
+
+
+def with_kl(student_logits, teacher_logits, labels, T, alpha):
+    soft = F.kl_div(F.log_softmax(student_logits / T, 1), F.softmax(teacher_logits / T, 1).detach(), reduction="batchmean")
+    return alpha * T * T * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+
+
+def with_einsum(student_logits, teacher_logits, labels, T, alpha):
+    with torch.no_grad():
+        p = (teacher_logits / T - (teacher_logits / T).logsumexp(1, keepdim=True)).exp()
+    log_q = student_logits / T - (student_logits / T).logsumexp(1, keepdim=True)
+    hard = -(student_logits.log_softmax(1)[range(len(labels)), labels]).mean()
+    return (1 - alpha) * hard - alpha * T**2 * torch.einsum("nk,nk->", p, log_q) / len(labels)
+
+
+@pytest.mark.parametrize("name", ["loss", "find_the_bug"])
+@pytest.mark.parametrize("answer", [with_kl, with_einsum])
+def test_a_loss_written_differently_is_right(name, answer):
+    assert said(name, answer) == "Right."
+
+
+def test_a_gradient_by_autograd_is_right_too():
+    def answer(z, v, T):
+        leaf = z.clone().requires_grad_()
+        F.cross_entropy(leaf / T, (v / T).softmax(1), reduction="sum").backward()
+        return leaf.grad
+
+    assert said("gradient", answer) == "Right."
+
+
+# wrong in ways nobody planted
+
+
+def test_the_smallest_input_that_differs_is_shown():
+    text = said("soften", lambda logits, T: (logits / T).softmax(1) * (0.5 if len(logits) > 1 else 1))
+    assert text.startswith("Not yet. For logits = [[")
+    assert "T = 0.5" in text
+    _, expected, got = text.split("\n")
+    assert expected.startswith("  expected [[")
+    assert got.startswith("  got      [[")
+    assert text.count("],") + text.count("] [") <= 4  # two rows each
+
+
+@pytest.mark.parametrize("answer", [lambda logits, T: logits.softmax(1)[:, :1], lambda logits, T: "seven", lambda logits, T: 3.0])
+def test_another_shape_or_kind_is_wrong_not_a_crash(answer):
+    assert said("soften", answer).startswith("Not yet. For logits")
+
+
+def test_changing_the_arguments_is_found():
+    def answer(logits, T):
+        logits /= T
+        return logits.softmax(1)
+
+    assert said("soften", answer) == "Not yet: the function changes its arguments; work on copies."
+
+
+def test_a_loss_that_cannot_train_says_so():
+    wanted = "the loss must be one number, a tensor of no dimensions that is computed from student_logits"
+    for answer in (lambda **a: 3.0, lambda **a: a["student_logits"], lambda **a: torch.tensor(1.0)):
+        assert said("loss", answer) == f"Not yet: TypeError: {wanted}"
+
+
+def test_a_crash_names_the_line():
+    code = "def answer(logits, T):\n    half = logits / 2\n    return half.sofmax(1)\n"
+    linecache.cache["<cell>"] = (len(code), None, code.splitlines(True), "<cell>")
+    space = {}
+    exec(compile(code, "<cell>", "exec"), space)
+    found = said("soften", space["answer"])
+    assert (
+        found
+        == "Your code stopped at line 3 of its cell, `return half.sofmax(1)`\n  AttributeError: 'Tensor' object has no attribute 'sofmax'"
+    )
+
+
+def test_arguments_of_other_names_say_so():
+    assert "unexpected keyword argument" in said("soften", lambda z, T: z)
+
+
+def test_the_verdict_is_the_same_each_time_and_leaves_the_random_state_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = said("soften", lambda logits, T: torch.rand(logits.shape))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert said("soften", lambda logits, T: torch.rand(logits.shape)) == first
+
+
+# what is shown
+
+
+def test_check_prints_the_verdict(capsys):
+    check("soften", EXERCISES["soften"].reference)
+    assert capsys.readouterr().out == "Right.\n"
+
+
+def test_hints_come_one_by_one(capsys, monkeypatch):
+    monkeypatch.setattr("tlcourse.exercises._given", {})
+    for _ in range(4):
+        hint("soften")
+    out = capsys.readouterr().out.splitlines()
+    hints = EXERCISES["soften"].hints
+    assert out == [*(f"Hint {i} of 3: {text}" for i, text in enumerate(hints, 1)), 'No more hints. solution("soften") shows ours.']
+
+
+@pytest.mark.parametrize("ask", [find, exercise, hint, solution, lambda name: check(name, stub)])
+def test_an_unknown_name_is_refused(ask):
+    with pytest.raises(ValueError, match="there is no exercise 'soft'; there are soften, "):
+        ask("soft")
+
+
+def test_box_and_solution_fold(name, monkeypatch):
+    shown = []
+    monkeypatch.setattr("tlcourse.exercises._box.display", lambda data, raw: shown.append(data))
+    exercise(name)
+    solution(name)
+    e = EXERCISES[name]
+    page = shown[0]["text/html"]
+    assert page.count("<details>") == len(e.hints) + 1
+    assert e.title in page
+    assert f"{e.minutes} minutes" in page
+    assert "`" not in page.split("<details>")[0]
+    assert e.reference.__name__ in shown[1]["text/html"]
+    assert shown[1]["text/plain"].startswith("Solution:\ndef ")
+
+
+def test_the_solution_that_is_shown_is_the_source_of_a_right_answer(name):
+    space = dict(EXERCISES[name].reference.__globals__)
+    exec(source(EXERCISES[name]), space)
+    assert said(name, space[EXERCISES[name].reference.__name__]) == "Right."
+
+
+def test_every_chapter_has_three_core_exercises_of_three_kinds():
+    core = [e.kind for e in EXERCISES.values() if e.core]
+    assert sorted(core) == ["complete", "repair", "write"]
+    assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in EXERCISES.values())
+    assert len(SIZES) > 4

@@ -1,0 +1,33 @@
+// A document, a widget's module as the package hands it out, and models as the static host makes them.
+import { readFileSync } from "node:fs";
+import vm from "node:vm";
+import { JSDOM } from "jsdom";
+
+const read = (path) => readFileSync(new URL(`../../tlcourse/${path}`, import.meta.url), "utf8");
+export const dom = new JSDOM("<body></body>", { pretendToBeVisual: true });
+globalThis.document = dom.window.document;
+globalThis.getComputedStyle = dom.window.getComputedStyle;
+dom.window.HTMLCanvasElement.prototype.getContext = () => null; // jsdom draws no pictures
+
+/** A module by name, with the part that all share in front of it, as text that is imported. */
+export const load = (name) =>
+  import(`data:text/javascript,${encodeURIComponent(["common", name].map((file) => read(`widgets/static/${file}.js`)).join("\n"))}`);
+
+vm.runInThisContext(read("publish/static/host.js"));
+export const { makeModel, valuesOf } = globalThis.tlcourseHost;
+
+export const view = (array) => new DataView(array.buffer, array.byteOffset, array.byteLength);
+
+/** Draw a widget of this module on the page; saved counts what Python is told. */
+export function mount(widget, values) {
+  const el = document.createElement("div"), model = makeModel(values), stopped = new dom.window.AbortController();
+  model.saved = 0;
+  model.save_changes = () => model.saved++;
+  document.body.replaceChildren(el);
+  const stop = widget.render({ model, el, signal: stopped.signal });
+  return { el, model, stop: () => (stopped.abort(), stop()) };
+}
+
+export const event = (name, options = {}) => new dom.window.Event(name, { bubbles: true, ...options });
+export const key = (name, options = {}) => new dom.window.KeyboardEvent("keydown", { key: name, bubbles: true, ...options });
+export const pause = (ms) => new Promise((done) => setTimeout(done, ms));

@@ -1,0 +1,159 @@
+"""A saved page in Chromium with every request blocked: widgets mount and work by keyboard, at every width."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from samples import prediction, temperature  # noqa: F401, the notebook imports them too
+
+from tlcourse.publish.notebooks import execute
+from tlcourse.publish.pages import MATHJAX, write_page
+
+SOURCES = [
+    "import sys; sys.path.insert(0, {here!r})\nfrom samples import prediction, temperature",
+    "temperature(T=2.0)",
+    "prediction()",
+    "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
+    "temperature(image=1)",
+    "import ipywidgets\nipywidgets.IntSlider()",
+    "from tlcourse.exercises import exercise\nexercise('soften')",
+    "from tlcourse import plots\nfig, axes = plots.figure()\nplots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A notebook with all that a chapter holds, run and exported."""
+    folder, here = tmp_path_factory.mktemp("page"), str(Path(__file__).parent)
+    cells = [nbformat.v4.new_code_cell(source.replace("{here!r}", repr(here))) for source in SOURCES]
+    cells[6].metadata["jupyter"] = {"source_hidden": True}
+    words = nbformat.v4.new_markdown_cell("# A <page>\n\nWith $q_i = e^{z_i/T}$ and\n\n$$\\mathcal{L} = \\alpha T^2 \\boldsymbol{x}$$")
+    nbformat.write(nbformat.v4.new_notebook(cells=[words, *cells]), folder / "one.ipynb")
+    execute(folder / "one.ipynb")
+    return write_page(folder / "one.ipynb", folder / "one.html")
+
+
+@pytest.fixture
+def opened(page, browser):
+    """The page in a browser of 1280 pixels; what it asked for and complained of is checked at the end."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints, requests = [], []
+    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: complaints.append(str(e)))
+    tab.on("request", lambda r: requests.append(r.url))
+    tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file://") else route.abort())
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".tlc-temperature >> nth=1")
+    tab.wait_for_selector("mjx-container svg")
+    yield tab
+    tab.close()
+    assert complaints == []
+    assert {url.rsplit("/", 1)[-1] for url in requests if not url.startswith(("blob:", "data:"))} == {"one.html", "tex-svg-full.js"}
+
+
+@pytest.mark.slow
+def test_everything_is_there(opened):
+    assert opened.locator(".tlc-temperature").count() == 2
+    assert opened.locator(".tlc-prediction").count() == 2
+    assert opened.locator("mjx-container").count() == 2
+    assert opened.locator("mjx-merror").count() == 0
+    assert opened.title() == "A <page>"
+    assert opened.locator("img").get_attribute("alt") == 'Nothing but "axes" & air, which is enough for a test.'
+    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 4  # the slider of another library is gone
+    assert "IntSlider(" not in opened.locator(".jp-OutputArea").all_inner_texts().__str__()
+    assert opened.locator("details").first.get_attribute("open") is None
+    assert opened.get_by_text("exercise('soften')").count() == 0  # its source is hidden
+    opened.get_by_text("Hint 1 of 3").click()
+    assert opened.get_by_text("Which dimension must sum to 1?").is_visible()
+
+
+@pytest.mark.slow
+def test_the_temperature_by_keyboard(opened):
+    first, second = (opened.locator(".tlc-temperature").nth(i) for i in (0, 1))
+    slider = first.get_by_role("slider", name="Temperature")
+    slider.focus()
+    for key, said in [("Home", "T = 0.1"), ("End", "T = 20")]:
+        opened.keyboard.press(key)
+        assert slider.get_attribute("aria-valuetext") == said
+    for _ in range(40):
+        opened.keyboard.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "T = 1"
+    assert second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    opened.keyboard.press("ArrowRight")
+    assert second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    order = []
+    for _ in range(3):
+        opened.keyboard.press("Tab")
+        order.append(opened.evaluate("[document.activeElement.tagName, document.activeElement.type].join(' ')"))
+    assert order == ["BUTTON button", "INPUT checkbox", "INPUT radio"]
+    opened.keyboard.press("ArrowRight")
+    assert first.locator(".tlc-caption").inner_text() == "label: 2"
+    opened.wait_for_function("document.querySelector('.tlc-temperature [role=status]').textContent.includes('label 2')")
+
+
+@pytest.mark.slow
+def test_a_redraw_takes_less_than_a_frame(opened):
+    """Not a timing: the bars have moved when the key's own event has been handled, before the browser can paint."""
+    moved = opened.evaluate("""() => {
+      const root = document.querySelector('.tlc-temperature'), slider = root.querySelector('input[type=range]');
+      const height = () => root.querySelector('rect[fill]').getAttribute('height'), before = height();
+      slider.value = 40; slider.dispatchEvent(new Event('input'));
+      return before !== height();
+    }""")
+    assert moved
+
+
+@pytest.mark.slow
+def test_a_prediction_by_keyboard(opened):
+    number = opened.locator(".tlc-prediction").nth(0)
+    assert not number.get_by_text("It says more.").is_visible()
+    number.get_by_label("Your number").focus()
+    opened.keyboard.type("30")
+    opened.keyboard.press("Tab")
+    opened.keyboard.type("because b and d d")
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Enter")
+    assert number.get_by_text("You predicted 30. Measured: 67.8 errors (58 to 77.7).").is_visible()
+    assert number.get_by_label("Because").input_value() == "because b and d d"
+    assert number.locator("strong").inner_text() == "60 %"
+    opened.keyboard.press("Tab")
+    opened.keyboard.type("much")
+    assert number.get_by_label("What surprised you?").input_value() == "much"
+    choice = opened.locator(".tlc-prediction").nth(1)
+    choice.get_by_label("alone").focus()
+    opened.keyboard.press("ArrowDown")
+    choice.get_by_role("button", name="Reveal").press("Enter")
+    assert choice.get_by_text("As you predicted.").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_needs_scrolling_sideways(opened, width):
+    opened.set_viewport_size({"width": width, "height": 800})
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    for widget in opened.locator(".tlc").all():
+        inner, outer = widget.evaluate("node => [node.scrollWidth, node.clientWidth]")
+        assert inner <= outer
+    sizes = opened.evaluate("""() => [...document.querySelectorAll('.tlc-number, .tlc-tick, .tlc-name')].map(node => {
+      const drawing = node.ownerSVGElement, scale = drawing.clientWidth / drawing.viewBox.baseVal.width;
+      return parseFloat(getComputedStyle(node).fontSize) * scale; })""")
+    assert min(sizes) >= 7.5
+
+
+@pytest.mark.slow
+def test_the_page_is_small_and_mathjax_lies_beside_it(page):
+    assert page.stat().st_size < 2_000_000
+    beside = page.with_name("one_files")
+    assert sorted(file.name for file in beside.iterdir()) == ["LICENSE", "tex-svg-full.js"]
+    assert (beside / "tex-svg-full.js").read_bytes() == (MATHJAX / "tex-svg-full.js").read_bytes()
+    assert not list(page.parent.glob(".*.draft"))
+
+
+@pytest.mark.slow
+def test_saved_states_are_those_of_the_course_only(page):
+    notebook = nbformat.read(page.with_name("one.ipynb"), as_version=4)
+    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 4 + ["LayoutModel"] * 4

@@ -1,0 +1,140 @@
+"""The widgets in Python: what they refuse, what is synced; and their modules under node, compared with torch."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import networks, prediction, temperature
+
+from tlcourse.methods.distillation import soft_target_gradient, soften
+from tlcourse.widgets import PredictionWidget, TemperatureWidget
+from tlcourse.widgets._base import STATIC
+
+HERE = Path(__file__).parent
+PIXELS = np.zeros((3, 28, 28), dtype=np.uint8)
+node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
+jsdom = pytest.mark.skipif(
+    not (HERE / "node_modules" / "jsdom").is_dir(), reason="jsdom is not here; `npm install` in tests/widgets brings it"
+)
+
+
+@node
+@jsdom
+@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.js")))
+def test_modules_under_node(file):
+    done = subprocess.run(["node", "--test", str(HERE / file)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "# fail 0" in done.stdout
+    assert "# pass 0" not in done.stdout
+
+
+@node
+@pytest.mark.parametrize("T", [0.1, 1.0, 3.3, 20.0])
+def test_the_browser_computes_what_torch_computes(T):
+    draw = torch.Generator().manual_seed(0)
+    z, v = (torch.randn(20, 10, generator=draw).double() * 8 for _ in range(2))
+    z[0, 0] = 800.0
+    address = "data:text/javascript;base64," + base64.b64encode(TemperatureWidget._esm.encode()).decode()
+    script = f"""const {{ soften, entropy, gradientSize }} = await import({json.dumps(address)});
+    const [z, v, T] = {json.dumps([z.tolist(), v.tolist(), T])};
+    const rows = z.map((row, i) => [...soften(row, T), entropy(soften(row, T)), gradientSize(row, v[i], T)]);
+    console.log(JSON.stringify(rows));"""
+    out = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    found, p = torch.tensor(json.loads(out), dtype=torch.float64), soften(z, T)
+    torch.testing.assert_close(found[:, :10], p)
+    torch.testing.assert_close(found[:, 10], torch.special.entr(p).sum(1) / np.log(2))
+    torch.testing.assert_close(found[:, 11], soft_target_gradient(z, v, T).norm(dim=1))
+    leaf = z.clone().requires_grad_()
+    F.cross_entropy(leaf / T, soften(v, T), reduction="sum").backward()
+    torch.testing.assert_close(found[:, 11], leaf.grad.norm(dim=1))
+
+
+@pytest.mark.parametrize("kind", [TemperatureWidget, PredictionWidget])
+def test_a_module_stands_on_its_own(kind):
+    name = kind.__name__.removesuffix("Widget").lower()
+    assert kind._esm == "\n".join((STATIC / file).read_text() for file in ("common.js", f"{name}.js"))
+    assert "import " not in kind._esm.replace("cannot import others", "")
+    for forbidden in ("innerHTML", "http://", "https://", "eval("):
+        assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
+
+
+@pytest.mark.parametrize("widget", [temperature, prediction])
+def test_the_text_form_is_always_the_same(widget):
+    made = widget()
+    assert repr(made) == f"<{type(made).__name__}>"
+    assert made._repr_mimebundle_()[0]["text/plain"] == repr(made)
+    assert "application/vnd.jupyter.widget-view+json" in made._repr_mimebundle_()[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"T": 0}, "T must be a number in [0.1, 20], got 0.0"),
+        ({"T": -1.0}, "T must be a number in [0.1, 20], got -1.0"),
+        ({"T": float("nan")}, "T must be a number in [0.1, 20], got nan"),
+        ({"T": 21.0}, "T must be a number in [0.1, 20], got 21.0"),
+        ({"image": 3}, "image must be in [0, 3), got 3"),
+        ({"pixels": PIXELS[0]}, "pixels must have shape (M, H, W) or (M, 1, H, W), got (28, 28)"),
+        ({"pixels": PIXELS / 255}, "pixels must be uint8, got float64"),
+        ({"pixels": np.zeros((3, 200, 28), np.uint8)}, "pixels must be at most 128 by 128 per image, got (200, 28)"),
+        ({"logits": {}}, "logits must be of one to four networks, got 0"),
+        ({"logits": {"teacher": np.zeros((2, 10))}}, "logits of 'teacher' must have shape (3, 10), got (2, 10)"),
+        ({"logits": {"teacher": np.zeros((3, 10)), "alone": np.zeros((3, 9))}}, "logits of 'alone' must have shape (3, 10), got (3, 9)"),
+        ({"logits": {"teacher": np.full((3, 10), np.nan)}}, "logits of 'teacher' must be finite"),
+        ({"classes": ["a"]}, "logits of 'teacher' must have shape (3, 1), got (3, 10)"),
+        ({"labels": [1, 2]}, "labels must be 3 numbers in [0, 10), got [1, 2]"),
+        ({"labels": [1, 2, 10]}, "labels must be 3 numbers in [0, 10), got [1, 2, 10]"),
+    ],
+)
+def test_temperature_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        TemperatureWidget(**{"pixels": PIXELS, "logits": networks(3, 10), "labels": [1, 2, 3]} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"question": " "}, "question must not be empty"),
+        ({"choices": ["a"], "answer": "a"}, "choices must be at least two different texts, got ['a']"),
+        ({"choices": ["a", "a"], "answer": "a"}, "choices must be at least two different texts, got ['a', 'a']"),
+        ({"choices": ["a", "b"], "answer": "c"}, "answer must be one of ['a', 'b'], got 'c'"),
+        ({"answer": "many"}, "answer must be a finite number, got 'many'"),
+        ({"answer": float("nan")}, "answer must be a finite number, got nan"),
+        ({"answer": 3, "interval": (4, 5)}, "interval must hold the answer 3, got 4 to 5"),
+    ],
+)
+def test_prediction_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        PredictionWidget(**{"question": "How many?", "answer": 3, "why": ""} | change)
+
+
+def test_python_sets_and_is_refused():
+    widget = temperature()
+    widget.T, widget.image, widget.log = 4, 2, True
+    with pytest.raises(ValueError, match=r"T must be a number in \[0\.1, 20\], got 0\.0"):
+        widget.T = 0
+    assert (widget.T, widget.image) == (4.0, 2)
+
+
+def test_tensors_and_arrays_give_the_same_buffers():
+    tables = networks(3, 10)
+    a = TemperatureWidget(PIXELS, tables, [1, 2, 3])
+    b = TemperatureWidget(
+        torch.zeros(3, 1, 28, 28, dtype=torch.uint8), {k: torch.tensor(t) for k, t in tables.items()}, torch.tensor([1, 2, 3])
+    )
+    assert a.logits == b.logits == np.stack(list(tables.values())).astype("<f4").tobytes()
+    assert a.pixels == b.pixels
+    assert len(a.pixels) == 3 * 28 * 28
+
+
+def test_a_measured_number_is_said_in_three_digits():
+    widget = PredictionWidget("?", answer=67.8333, interval=(58.0123, 77.6912), why="")
+    assert (widget.answer, widget.low, widget.high) == ("67.8", 58.0, 77.7)
+    assert PredictionWidget("?", answer=8325.4, why="").answer == "8325"

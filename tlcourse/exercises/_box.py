@@ -1,0 +1,57 @@
+"""How exercises look in a notebook and on a saved page: a box, with hints and solution folded."""
+
+import inspect
+import re
+import textwrap
+from html import escape
+
+from IPython.display import display
+
+from tlcourse.exercises._exercise import Exercise
+
+BOX = (
+    "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;border-radius:8px;padding:.6em .9em;"
+    "max-width:720px;line-height:1.5"
+)
+PRE = "overflow-x:auto;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;border-radius:5px"
+
+
+def box(exercise: Exercise) -> None:
+    """Show title, kind, difficulty, minutes and task, and, folded, each hint and the solution."""
+    dots = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
+    facts = f"{exercise.kind} · {dots} · {exercise.minutes} minutes{'' if exercise.core else ' · optional'}"
+    spoken = f"difficulty {exercise.difficulty} of 3"
+    folded = [_details(f"Hint {i} of {len(exercise.hints)}", f"<p>{_words(text)}</p>") for i, text in enumerate(exercise.hints, 1)]
+    page = (
+        f'<div style="{BOX}"><strong>Exercise: {escape(exercise.title)}</strong>'
+        f'<br><span role="img" aria-label="{exercise.kind}, {spoken}, {exercise.minutes} minutes" style="opacity:.75">{facts}</span>'
+        f"<p>{_words(exercise.task)}</p>{''.join(folded)}{_details('Solution', _code(source(exercise)))}</div>"
+    )
+    _show(page, f"Exercise: {exercise.title} ({facts})\n{exercise.task}")
+
+
+def fold(title: str, code: str) -> None:
+    """Show code under a title that folds out."""
+    _show(_details(title, _code(code)), f"{title}:\n{code}")
+
+
+def source(exercise: Exercise) -> str:
+    """The source of the reference."""
+    return textwrap.dedent(inspect.getsource(exercise.reference)).rstrip()
+
+
+def _show(page: str, text: str) -> None:
+    display({"text/html": page, "text/plain": text}, raw=True)
+
+
+def _details(title: str, content: str) -> str:
+    return f'<details><summary style="cursor:pointer">{escape(title)}</summary>{content}</details>'
+
+
+def _code(text: str) -> str:
+    return f'<pre style="{PRE}"><code>{escape(text)}</code></pre>'
+
+
+def _words(text: str) -> str:
+    """Plain text, where `backticks` mark code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

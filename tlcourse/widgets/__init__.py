@@ -1,0 +1,6 @@
+"""Widgets that draw and compute in the browser, so that they answer within a frame and live on in a saved page."""
+
+from tlcourse.widgets.prediction import PredictionWidget
+from tlcourse.widgets.temperature import TemperatureWidget
+
+__all__ = ["PredictionWidget", "TemperatureWidget"]

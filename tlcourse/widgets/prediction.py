@@ -1,0 +1,64 @@
+"""Predict first, then look: a question whose answer was measured."""
+
+import math
+from collections.abc import Sequence
+
+import traitlets
+
+from tlcourse.methods._checks import expect
+from tlcourse.widgets._base import CourseWidget, module
+
+
+class PredictionWidget(CourseWidget):
+    """A question, the learner's answer, reason and confidence; then the measured value beside it, and one sentence why.
+
+    With `choices`, answer is one of them. Without, answer is a number, measured with an interval (low, high), in `unit`.
+    What the learner does is in `choice` or `number` (None until set), `because`, `sure` (percent), `revealed` and `surprise`: synced, and
+    kept with the notebook. The answer is not on the page before it is asked for, but it is in the page's source.
+    Raises ValueError for an answer that is not among the choices, a number that is not finite, or an interval that does not hold it.
+    """
+
+    _esm = module("prediction")
+    question = traitlets.Unicode().tag(sync=True)
+    choices = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    unit = traitlets.Unicode().tag(sync=True)
+    answer = traitlets.Unicode().tag(sync=True)
+    low = traitlets.Float().tag(sync=True)
+    high = traitlets.Float().tag(sync=True)
+    why = traitlets.Unicode().tag(sync=True)
+    choice = traitlets.Unicode("").tag(sync=True)
+    number = traitlets.Float(None, allow_none=True).tag(sync=True)
+    because = traitlets.Unicode("").tag(sync=True)
+    sure = traitlets.Int(50, min=0, max=100).tag(sync=True)
+    revealed = traitlets.Bool(False).tag(sync=True)
+    surprise = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(
+        self,
+        question: str,
+        *,
+        answer: str | float,
+        why: str,
+        choices: Sequence[str] = (),
+        interval: tuple[float, float] | None = None,
+        unit: str = "",
+    ) -> None:
+        expect(bool(question.strip()), "question must not be empty")
+        low = high = 0.0
+        if choices:
+            unique = len(set(choices)) == len(choices) and "" not in choices
+            expect(unique and len(choices) > 1, f"choices must be at least two different texts, got {list(choices)}")
+            expect(answer in choices, f"answer must be one of {list(choices)}, got {answer!r}")
+        else:
+            expect(isinstance(answer, int | float) and math.isfinite(answer), f"answer must be a finite number, got {answer!r}")
+            low, high = interval or (float(answer), float(answer))
+            expect(low <= float(answer) <= high, f"interval must hold the answer {answer}, got {low} to {high}")
+        text = answer if isinstance(answer, str) else _plain(answer)
+        super().__init__(
+            question=question, choices=list(choices), unit=unit, answer=text, low=float(_plain(low)), high=float(_plain(high)), why=why
+        )
+
+
+def _plain(number: float) -> str:
+    """Three digits, as one would say it: 67.8, not 67.83333."""
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
