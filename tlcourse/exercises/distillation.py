@@ -168,7 +168,7 @@ EXERCISES: dict[str, Exercise] = {
         see=gradients,
         hints=[
             "Compare the size of the two terms for K = 10 and for K = 1000 classes.",
-            "What does `reduction='mean'` divide by, and what should it divide by?",
+            "What does `.mean()` divide by here, and what should it divide by?",
         ],
     ),
     "loss": Exercise(
