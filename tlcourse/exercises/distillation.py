@@ -173,8 +173,8 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "loss": Exercise(
         title="write the loss",
-        task="Write `my_loss(student_logits, teacher_logits, labels, T, alpha)` = (1 − α)·CE(y, q₁) + α·T²·CE(p_T, q_T), a mean over the "
-        "batch, from `softmax` and `log_softmax`. KL in place of CE is as good: only the gradients are compared.",
+        task="From memory, write `my_own_loss(student_logits, teacher_logits, labels, T, alpha)`: (1 − α)·CE(y, q₁) + α·T²·CE(p_T, q_T), "
+        "a mean over the batch, from `softmax` and `log_softmax`. KL in place of CE is as good: only the gradients are compared.",
         kind="write",
         difficulty=2,
         minutes=10,
