@@ -6,8 +6,8 @@ head for the new task is added and everything is trained, with a second loss tha
 .. math:: \mathcal{L} = \mathcal{L}_{ce}(y_n, \hat y_n) + \lambda_o\, \mathcal{L}_{old}(y_o, \hat y_o), \qquad
     \mathcal{L}_{old} = -\sum_i y_o'^{(i)} \log \hat y_o'^{(i)}, \qquad y' = \mathrm{softmax}(v / T)
 
-Letters: :math:`\theta_s` is the shared trunk, :math:`\theta_o` and :math:`\theta_n` are the old and the new task's heads, v the recorded old
-logits, T = 2. It is distillation from the network's own past, without the factor :math:`T^2`, which the paper does not have.
+Letters: :math:`\theta_s` is the shared trunk, :math:`\theta_o` and :math:`\theta_n` are the old and the new task's heads, v the
+recorded old logits, T = 2. It is distillation from the network's own past, without the factor :math:`T^2`, which the paper does not have.
 
 Li and Hoiem 2016, "Learning without forgetting", section 3. The lecture writes the old task's second probability without its hat (E6).
 """
@@ -86,8 +86,8 @@ def add_task(network: Heads, task: str, classes: int, way: str, *, hidden: int =
 def response_loss(logits: Tensor, recorded: Tensor, *, T: float = 2.0, scaled: bool = False) -> Tensor:
     r""":math:`-\sum_i y'^{(i)} \log \hat y'^{(i)}` with both softened by T, in nats, mean over the batch.
 
-    logits, recorded: (N, K); the recorded side gets no gradient. Computed as log-softmax of z / T, so that logits of any size are safe (a power of a probability is not).
-    scaled multiplies by T², as distillation does; the paper does not.
+    logits, recorded: (N, K); the recorded side gets no gradient. Computed as log-softmax of z / T, so that logits of any size
+    are safe (a power of a probability is not). scaled multiplies by T², as distillation does; the paper does not.
     Raises ValueError for shapes that differ, an empty batch and T not > 0. Li and Hoiem 2016, equations 2 to 4.
     """
     expect(logits.ndim == 2 and logits.numel() > 0, f"logits must have shape (N, K) and not be empty, got {tuple(logits.shape)}")
