@@ -6,7 +6,6 @@ import { JSDOM } from "jsdom";
 const read = (path) => readFileSync(new URL(`../../tlcourse/${path}`, import.meta.url), "utf8");
 export const dom = new JSDOM("<body></body>", { pretendToBeVisual: true });
 globalThis.document = dom.window.document;
-globalThis.getComputedStyle = dom.window.getComputedStyle;
 dom.window.HTMLCanvasElement.prototype.getContext = () => null; // jsdom draws no pictures
 
 /** A module by name, with the part that all share in front of it, as text that is imported. */

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from samples import prediction, temperature  # noqa: F401, the notebook imports them too
 
-from tlcourse.publish.notebooks import execute
+from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
@@ -30,7 +30,13 @@ def page(tmp_path_factory):
     words = nbformat.v4.new_markdown_cell("# A <page>\n\nWith $q_i = e^{z_i/T}$ and\n\n$$\\mathcal{L} = \\alpha T^2 \\boldsymbol{x}$$")
     nbformat.write(nbformat.v4.new_notebook(cells=[words, *cells]), folder / "one.ipynb")
     execute(folder / "one.ipynb")
-    return write_page(folder / "one.ipynb", folder / "one.html")
+    saved = nbformat.read(folder / "one.ipynb", as_version=4)  # JupyterLab, unlike `execute`, also saves what other libraries draw
+    view = {VIEW: {"model_id": "foreign", "version_major": 2, "version_minor": 0}, "text/plain": "IntSlider(value=0)"}
+    saved.cells[-2].outputs.append(nbformat.v4.new_output("display_data", view))
+    foreign = {"model_module": "@jupyter-widgets/controls", "model_name": "IntSliderModel", "state": {}}
+    saved.metadata.widgets[STATE]["state"]["foreign"] = foreign
+    nbformat.write(saved, folder / "two.ipynb")
+    return write_page(folder / "two.ipynb", folder / "one.html")
 
 
 @pytest.fixture
@@ -155,5 +161,5 @@ def test_the_page_is_small_and_mathjax_lies_beside_it(page):
 @pytest.mark.slow
 def test_saved_states_are_those_of_the_course_only(page):
     notebook = nbformat.read(page.with_name("one.ipynb"), as_version=4)
-    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    states = notebook.metadata.widgets[STATE]["state"]
     assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 4 + ["LayoutModel"] * 4

@@ -90,13 +90,11 @@ function render({ model, el, signal }) {
     return { input, node: html("label", { class: "tlc-thumb" }, input, small, html("span", { class: "tlc-unseen" }, `image ${i + 1}, a ${classes[label]}`)) };
   }
 
-  function paint(where, i) { // ink in the text's colour, so that it reads on dark and on light
+  function paint(where, i) { // black ink on nothing; the dark theme turns it round
     const [h, w] = size, context = (where.width = w, where.height = h, where.getContext?.("2d"));
     if (!context) return;
     const data = context.createImageData(w, h);
-    for (let p = 0; p < h * w; p++) data.data.set([127, 127, 127, 0], 4 * p);
-    const ink = getComputedStyle(root).color.match(/[\d.]+/g)?.slice(0, 3).map(Number) ?? [0, 0, 0];
-    for (let p = 0; p < h * w; p++) data.data.set([...ink, pixels[i * h * w + p]], 4 * p);
+    for (let p = 0; p < h * w; p++) data.data[4 * p + 3] = pixels[i * h * w + p];
     context.putImageData(data, 0, 0);
   }
 
