@@ -2,6 +2,7 @@
 
 import linecache
 
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,3 +210,13 @@ def test_every_chapter_has_three_core_exercises_of_three_kinds():
     assert sorted(core) == ["complete", "repair", "write"]
     assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in EXERCISES.values())
     assert len(SIZES) > 4
+
+
+def test_every_exercise_stands_in_a_chapter_and_its_stub_says_what_it_should(repository):
+    """Not attempted yet; but a bug that is to be found is diagnosed."""
+    cells = [c for path in (repository / "notebooks").glob("*.ipynb") for c in nbformat.read(path, as_version=4).cells]
+    checks = [c for c in cells if c.cell_type == "code" and "check(" in c.source and "def my_" in c.source]
+    assert {name for name in EXERCISES for c in checks if f'check("{name}"' in c.source} == set(EXERCISES)
+    for c in checks:
+        text = "".join(out.get("text", "") for out in c.outputs)
+        assert text.startswith("Not yet:" if 'check("find_the_bug' in c.source else "Not attempted yet"), text
