@@ -110,8 +110,9 @@ def measure(
 ) -> Record:
     """Measure an experiment at a scale and write its record; seeds that are recorded already, by the same code, are not measured again.
 
-    seeds: how many (those of the scale, if None). workers: processes (one per core on a CPU, else one). Raises ValueError for settings out
-    of range, and RecordError when the same measurement is running in another process.
+    seeds: how many (those of the scale, if None). workers: processes (one per core on a CPU, else one; at most the scale's own `workers`,
+    which is 1 where times are measured). Raises ValueError for settings out of range, and RecordError when the same measurement is running
+    in another process.
     """
     expect(scale in experiment.scales, f"{experiment.name} has no scale {scale!r}; it has {', '.join(experiment.scales)}")
     plan = experiment.scales[scale]
@@ -119,7 +120,7 @@ def measure(
     workers = _cores() if workers is None else workers
     expect(1 <= seeds <= TUNING, f"seeds must be in 1 … {TUNING}, got {seeds}")
     expect(workers >= 1, f"workers must be >= 1, got {workers}")
-    workers = workers if device == "cpu" else 1
+    workers = min(workers, getattr(plan, "workers", workers)) if device == "cpu" else 1
     with _locked(experiment.name, scale):
         parts = _Parts(experiment, scale, device)
         tuning = [TUNING + i for i in range(plan.tuning_seeds)] if experiment.tune else []

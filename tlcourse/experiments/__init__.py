@@ -8,15 +8,15 @@ from tlcourse.claims import Claim, Verdict, judge
 from tlcourse.experiments.base import Experiment
 from tlcourse.experiments.distillation import distillation
 from tlcourse.experiments.forgetting import forgetting
+from tlcourse.experiments.lwf_cost import lwf_cost
 from tlcourse.experiments.mnist_table import mnist_table
 from tlcourse.experiments.negative_logits import negative_logits
 from tlcourse.experiments.omitted_digit import omitted_digit
 from tlcourse.experiments.other_task import other_task
 from tlcourse.experiments.task_sequence import task_sequence
 
-EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (distillation, mnist_table, negative_logits, omitted_digit, other_task, forgetting)
-}
+_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, forgetting, task_sequence, lwf_cost)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class Row:
 class Scale(SimpleNamespace):
     """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers.
 
-    "lecture" and "full" decide claims; "live" is what a live cell shows with one seed, and only says what to expect of it.
+    "lecture" and "full" decide claims; "live" is what a live cell shows with one seed, and only says what to expect of it. workers, where
+    it is given, is the most processes that may measure at once: 1 where times are measured.
     """
 
     seeds: int

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse.claims import Claim, Decision, contrast, count, greater
+from tlcourse.claims import Claim, count, greater
 from tlcourse.data import Images, load
 from tlcourse.experiments.base import Experiment, Row, Scale
 from tlcourse.methods.lwf import WAYS, Heads, add_task, lfl_loss, lwf_loss
@@ -191,6 +191,9 @@ LECTURE = Scale(
     old_steps=1_200,
     steps=400,
 )
+_SOURCE = "lecture, distillation from old tasks, table (a); Li and Hoiem 2016, table 1(a)"
+_VARIES = "each seed draws its images and trains its own network on the old task"
+
 forgetting = Experiment(
     name="forgetting",
     question="What does learning a new task cost the old one?",
@@ -199,5 +202,116 @@ forgetting = Experiment(
     tune=tune,
     arms=("before", *WAYS, *(f"{way}, cold" for way in COLD)),
     scales={"lecture": LECTURE},
-    claims=[],
+    claims=[
+        Claim(
+            "C1",
+            "fine-tuning on a new task forgets the old one",
+            source="lecture, progressive networks, first slide",
+            decide=greater("before", "fine-tuning", "accuracy", pair="all", task="old"),
+            unit="points of accuracy on the old task, before minus after, mean of four pairs",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L3",
+            "LwF beats feature extraction on the new task",
+            source=_SOURCE,
+            paper="7 of 7",
+            decide=count([greater("LwF", "feature extraction", "accuracy", pair=f"{a} → {b}", task="new") for a, b in PAIRS], at_least=4),
+            unit="in how many of four pairs",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L4",
+            "LwF sometimes beats fine-tuning on the new task",
+            source=_SOURCE,
+            paper="4 of 7",
+            decide=count([greater("LwF", "fine-tuning", "accuracy", pair=f"{a} → {b}", task="new") for a, b in PAIRS], at_least=1),
+            unit="in how many of four pairs",
+            varies=_VARIES,
+        ),
+        *(
+            Claim(
+                id,
+                f"LwF generally performs better than other baselines: {where}",
+                source=_SOURCE,
+                paper=paper,
+                decide=count(
+                    [
+                        greater("LwF", other, "accuracy", pair=f"{a} → {b}", task=task)
+                        for other in ("LFL", "fine-tuning", "fine-tuning FC", "feature extraction")
+                        for a, b in PAIRS
+                    ],
+                    at_least=9,
+                ),
+                unit="in how many of 16 comparisons: four other ways (without joint training), four pairs",
+                varies=_VARIES,
+            )
+            for id, task, where, paper in (
+                ("L5", "both", "mean of both tasks", "25 of 28"),
+                ("L5o", "old", "on the old task", "11 of 28, one tie"),
+                ("L5n", "new", "on the new task", "25 of 28, one tie"),
+            )
+        ),
+        Claim(
+            "L6",
+            "joint training is the upper bound",
+            source=_SOURCE,
+            paper="against LwF 7 of 7 old, 1 of 7 new; feature extraction keeps more of the old in 7 of 7",
+            decide=count(
+                [
+                    greater("joint training", other, "accuracy", pair=f"{a} → {b}", task=task)
+                    for other in ("LwF", "LFL", "fine-tuning", "fine-tuning FC", "feature extraction")
+                    for a, b in PAIRS
+                    for task in ("old", "new")
+                ],
+                at_least=40,
+            ),
+            unit="in how many of 40 comparisons: five other ways, four pairs, both tasks",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L7",
+            "fine-tuning only the fully connected layers keeps the old task but costs the new",
+            source=_SOURCE,
+            paper="against fine-tuning: old better 7 of 7, new worse 6 of 7",
+            decide=count(
+                [
+                    greater("fine-tuning FC", "fine-tuning", "accuracy", pair="all", task="old"),
+                    greater("fine-tuning", "fine-tuning FC", "accuracy", pair="all", task="new"),
+                ],
+                at_least=2,
+            ),
+            unit="halves of the sentence, of two, mean of four pairs",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L8",
+            "LwF keeps more of the old task than fine-tuning",
+            source=_SOURCE,
+            paper="7 of 7",
+            decide=count([greater("LwF", "fine-tuning", "accuracy", pair=f"{a} → {b}", task="old") for a, b in PAIRS], at_least=4),
+            unit="in how many of four pairs",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L9",
+            "LwF beats less-forgetting learning",
+            source=_SOURCE,
+            paper="new task 7 of 7; old task 4 of 7, one tie",
+            decide=count(
+                [greater("LwF", "LFL", "accuracy", pair=f"{a} → {b}", task=task) for a, b in PAIRS for task in ("old", "new")], at_least=5
+            ),
+            unit="in how many of 8 comparisons: four pairs, both tasks",
+            varies=_VARIES,
+        ),
+        Claim(
+            "L10",
+            "a very different new task costs LwF more of the old one",
+            source=_SOURCE,
+            paper="behind joint training by 7.2 points for MNIST, by 0.3 to 2.3 elsewhere",
+            decide=greater("far", "near", "points behind joint training"),
+            unit="points behind joint training on the old task, clothes → digits minus clothes → other clothes",
+            varies=_VARIES,
+        ),
+    ],
 )
