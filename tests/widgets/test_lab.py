@@ -10,12 +10,14 @@ import nbformat
 import pytest
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, prediction, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
     "print('asked', asked.number, asked.because, asked.sure, asked.revealed)",
     "widget.T = 4",
+    "curves = forgetting()\ncurves",
+    "print('weight', curves.weight, curves.shown)",
 ]
 
 
@@ -70,7 +72,7 @@ def lab(server, browser):
     tab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
-    tab.wait_for_function("document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(5)?.textContent.includes('6')", timeout=60_000)
+    tab.wait_for_function("document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(7)?.textContent.includes('8')", timeout=60_000)
     yield tab
     tab.close()
 
@@ -129,6 +131,17 @@ def test_what_the_learner_says_reaches_python(lab):
 
 
 @pytest.mark.slow
+def test_the_weight_and_the_lines_shown_reach_python(lab):
+    before = sources(lab)
+    lab.locator(".tlc-forgetting").get_by_role("slider").focus()
+    for key in ("End", "b", "Tab", "Space"):
+        lab.keyboard.press(key)
+    lab.wait_for_timeout(500)
+    assert says(lab, 7) == "weight 3.0 ['feature extraction', 'joint training']"
+    assert sources(lab) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_text_can_be_read_in_both_themes(lab, theme):
     lab.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
@@ -142,6 +155,7 @@ def test_text_can_be_read_in_both_themes(lab, theme):
         const page = getComputedStyle(root).backgroundColor;
         found[root.className] = contrast(getComputedStyle(root).color, page);
         for (const bar of root.querySelectorAll('.tlc-fill')) found[bar.closest('svg').classList[1]] = contrast(fill(bar), page);
+        for (const line of root.querySelectorAll('.tlc-line')) found[line.classList[1]] = contrast(getComputedStyle(line).stroke, page);
       }
       return found; }""")
     assert min(ratio for name, ratio in ratios.items() if name.startswith("tlc tlc")) > 7

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from samples import prediction, temperature  # noqa: F401, the notebook imports them too
+from samples import forgetting, prediction, temperature  # noqa: F401, the notebook imports them too
 
 from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, prediction, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
     "temperature(image=1)",
+    "forgetting()",
     "import ipywidgets\nipywidgets.IntSlider()",
     "from tlcourse.exercises import exercise\nexercise('soften')",
     "from tlcourse import plots\nfig, axes = plots.figure()\nplots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
@@ -26,7 +27,7 @@ def page(tmp_path_factory):
     """A notebook with all that a chapter holds, run and exported."""
     folder, here = tmp_path_factory.mktemp("page"), str(Path(__file__).parent)
     cells = [nbformat.v4.new_code_cell(source.replace("{here!r}", repr(here))) for source in SOURCES]
-    cells[6].metadata["jupyter"] = {"source_hidden": True}
+    cells[7].metadata["jupyter"] = {"source_hidden": True}
     words = nbformat.v4.new_markdown_cell("# A <page>\n\nWith $q_i = e^{z_i/T}$ and\n\n$$\\mathcal{L} = \\alpha T^2 \\boldsymbol{x}$$")
     nbformat.write(nbformat.v4.new_notebook(cells=[words, *cells]), folder / "one.ipynb")
     execute(folder / "one.ipynb")
@@ -61,11 +62,12 @@ def opened(page, browser):
 def test_everything_is_there(opened):
     assert opened.locator(".tlc-temperature").count() == 2
     assert opened.locator(".tlc-prediction").count() == 2
+    assert opened.locator(".tlc-forgetting").count() == 1
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
     assert opened.locator("img").get_attribute("alt") == 'Nothing but "axes" & air, which is enough for a test.'
-    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 4  # the slider of another library is gone
+    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 5  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".jp-OutputArea").all_inner_texts().__str__()
     assert opened.locator("details").first.get_attribute("open") is None
     assert opened.get_by_text("exercise('soften')").count() == 0  # its source is hidden
@@ -95,6 +97,25 @@ def test_the_temperature_by_keyboard(opened):
     opened.keyboard.press("ArrowRight")
     assert first.locator(".tlc-caption").inner_text() == "label: 2"
     opened.wait_for_function("document.querySelector('.tlc-temperature [role=status]').textContent.includes('label 2')")
+
+
+@pytest.mark.slow
+def test_forgetting_by_keyboard(opened):
+    root = opened.locator(".tlc-forgetting")
+    slider, line = root.get_by_role("slider", name="LwF: weight of the old tasks"), root.locator("path.tlc-line-solid").first
+    slider.focus()
+    before = line.get_attribute("d")
+    for key, said in [("Home", "weight 0"), ("ArrowRight", "weight 0.3"), ("End", "weight 3")]:
+        opened.keyboard.press(key)
+        assert slider.get_attribute("aria-valuetext") == said
+    assert line.get_attribute("d") != before
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.type") == "checkbox"
+    opened.keyboard.press("Space")
+    assert line.get_attribute("d") == ""
+    opened.wait_for_function(
+        "document.querySelector('.tlc-forgetting [role=status]').textContent.startsWith('Weight 3. LwF: mean accuracy ')"
+    )
 
 
 @pytest.mark.slow
@@ -162,4 +183,4 @@ def test_the_page_is_small_and_mathjax_lies_beside_it(page):
 def test_saved_states_are_those_of_the_course_only(page):
     notebook = nbformat.read(page.with_name("one.ipynb"), as_version=4)
     states = notebook.metadata.widgets[STATE]["state"]
-    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 4 + ["LayoutModel"] * 4
+    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 5 + ["LayoutModel"] * 5

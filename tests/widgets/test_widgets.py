@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import networks, prediction, temperature
+from samples import curves, forgetting, networks, prediction, temperature
 
+from tlcourse import metrics
 from tlcourse.methods.distillation import soft_target_gradient, soften
-from tlcourse.widgets import PredictionWidget, TemperatureWidget
+from tlcourse.widgets import ForgettingWidget, PredictionWidget, TemperatureWidget
 from tlcourse.widgets._base import STATIC
 
 HERE = Path(__file__).parent
@@ -35,19 +36,38 @@ def test_modules_under_node(file):
     assert "# pass 0" not in done.stdout
 
 
+def in_node(kind: type, names: str, given: object, what: str) -> object:
+    """What a widget's module makes of numbers: JSON of an expression over its exports and `given`."""
+    address = "data:text/javascript;base64," + base64.b64encode(kind._esm.encode()).decode()
+    script = f"""const {{ {names} }} = await import({json.dumps(address)});
+    const given = {json.dumps(given)};
+    console.log(JSON.stringify({what}));"""
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+@node
+def test_the_browser_sums_up_a_sequence_as_the_metrics_do():
+    R = np.random.default_rng(0).uniform(0, 100, (20, 4, 4))
+    names = "averageAccuracy, forgetting"
+    found = in_node(ForgettingWidget, names, R.tolist(), "given.map((R) => [averageAccuracy(R), forgetting(R)])")
+    np.testing.assert_allclose(found, [[metrics.average_accuracy(r), metrics.forgetting(r)] for r in R])
+    lower = [[[v if j <= i else None for j, v in enumerate(row)] for i, row in enumerate(r)] for r in R.tolist()]
+    found = in_node(ForgettingWidget, names, lower, "given.map((R) => forgetting(R.map((row) => row.map((v) => v ?? NaN))))")
+    np.testing.assert_allclose(found, [metrics.forgetting(np.where(np.tri(4) > 0, r, np.nan)) for r in R])
+
+
 @node
 @pytest.mark.parametrize("T", [0.1, 1.0, 3.3, 20.0])
 def test_the_browser_computes_what_torch_computes(T):
     draw = torch.Generator().manual_seed(0)
     z, v = (torch.randn(20, 10, generator=draw).double() * 8 for _ in range(2))
     z[0, 0] = 800.0
-    address = "data:text/javascript;base64," + base64.b64encode(TemperatureWidget._esm.encode()).decode()
-    script = f"""const {{ soften, entropy, gradientSize }} = await import({json.dumps(address)});
-    const [z, v, T] = {json.dumps([z.tolist(), v.tolist(), T])};
-    const rows = z.map((row, i) => [...soften(row, T), entropy(soften(row, T)), gradientSize(row, v[i], T)]);
-    console.log(JSON.stringify(rows));"""
-    out = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, timeout=60).stdout
-    found, p = torch.tensor(json.loads(out), dtype=torch.float64), soften(z, T)
+    rows = "given[0].map((row, i) => [...soften(row, given[2]), entropy(soften(row, given[2])), gradientSize(row, given[1][i], given[2])])"
+    found = torch.tensor(
+        in_node(TemperatureWidget, "soften, entropy, gradientSize", [z.tolist(), v.tolist(), T], rows), dtype=torch.float64
+    )
+    p = soften(z, T)
     torch.testing.assert_close(found[:, :10], p)
     torch.testing.assert_close(found[:, 10], torch.special.entr(p).sum(1) / np.log(2))
     torch.testing.assert_close(found[:, 11], soft_target_gradient(z, v, T).norm(dim=1))
@@ -56,7 +76,7 @@ def test_the_browser_computes_what_torch_computes(T):
     torch.testing.assert_close(found[:, 11], leaf.grad.norm(dim=1))
 
 
-@pytest.mark.parametrize("kind", [TemperatureWidget, PredictionWidget])
+@pytest.mark.parametrize("kind", [ForgettingWidget, TemperatureWidget, PredictionWidget])
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
     assert kind._esm == "\n".join((STATIC / file).read_text() for file in ("common.js", f"{name}.js"))
@@ -65,7 +85,7 @@ def test_a_module_stands_on_its_own(kind):
         assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
 
 
-@pytest.mark.parametrize("widget", [temperature, prediction])
+@pytest.mark.parametrize("widget", [forgetting, temperature, prediction])
 def test_the_text_form_is_always_the_same(widget):
     made = widget()
     assert repr(made) == f"<{type(made).__name__}>"
@@ -113,6 +133,39 @@ def test_temperature_refuses(change, said):
 def test_prediction_refuses(change, said):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         PredictionWidget(**{"question": "How many?", "answer": 3, "why": ""} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tasks": ["a"]}, "tasks must be at least two names, got ['a']"),
+        ({"by_weight": {}}, "by_weight must hold at least one weight, got none"),
+        ({"others": {"LwF": curves()}}, "others must be up to three ways, none of them 'LwF', got LwF"),
+        ({"others": dict.fromkeys("abcd", curves())}, "others must be up to three ways, none of them 'LwF', got a, b, c, d"),
+        ({"others": {"joint": curves()[:5]}}, "accuracies of 'joint' must have shape (21, 3), got (5, 3)"),
+        ({"by_weight": {1: curves(), 2: curves()[:, :2]}}, "accuracies of 'LwF at 2' must have shape (21, 3), got (21, 2)"),
+        ({"starts": [0, 7]}, "starts must be 3 positions rising from 0 and below 21, got [0, 7]"),
+        ({"starts": [0, 7, 21]}, "starts must be 3 positions rising from 0 and below 21, got [0, 7, 21]"),
+        ({"starts": [1, 7, 14]}, "starts must be 3 positions rising from 0 and below 21, got [1, 7, 14]"),
+        ({"starts": [0, 6, 14]}, "accuracies must be in [0, 100] from a task's start on, and NaN before"),
+        ({"others": {"joint": curves() * 2}}, "accuracies must be in [0, 100] from a task's start on, and NaN before"),
+        ({"weight": 2.0}, "weight must be one of 0, 0.3, 3, got 2"),
+        ({"weight": float("nan")}, "weight must be one of 0, 0.3, 3, got nan"),
+    ],
+)
+def test_forgetting_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        forgetting(**change)
+
+
+def test_the_weight_is_set_from_python_and_stays_on_the_grid():
+    widget = forgetting()
+    assert widget.weight == 0.3
+    widget.weight = 3
+    with pytest.raises(ValueError, match=r"weight must be one of 0, 0\.3, 3, got 1"):
+        widget.weight = 1
+    assert widget.weight == 3.0
+    assert len(widget.accuracy) == 5 * 21 * 3 * 4
 
 
 def test_python_sets_and_is_refused():

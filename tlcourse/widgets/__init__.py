@@ -1,6 +1,7 @@
 """Widgets that draw and compute in the browser, so that they answer within a frame and live on in a saved page."""
 
+from tlcourse.widgets.forgetting import ForgettingWidget
 from tlcourse.widgets.prediction import PredictionWidget
 from tlcourse.widgets.temperature import TemperatureWidget
 
-__all__ = ["PredictionWidget", "TemperatureWidget"]
+__all__ = ["ForgettingWidget", "PredictionWidget", "TemperatureWidget"]
