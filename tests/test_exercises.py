@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tlcourse.exercises import EXERCISES, check, exercise, find, hint, solution
+from tlcourse.exercises import EXERCISES, check, distillation, exercise, find, hint, lwf, solution
 from tlcourse.exercises._box import source
 from tlcourse.exercises._exercise import SIZES, verdict
 
@@ -205,11 +205,13 @@ def test_the_solution_that_is_shown_is_the_source_of_a_right_answer(name):
     assert said(name, space[EXERCISES[name].reference.__name__]) == "Right."
 
 
-def test_every_chapter_has_three_core_exercises_of_three_kinds():
-    core = [e.kind for e in EXERCISES.values() if e.core]
+@pytest.mark.parametrize("chapter", [distillation, lwf])
+def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
+    core = [e.kind for e in chapter.EXERCISES.values() if e.core]
     assert sorted(core) == ["complete", "repair", "write"]
-    assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in EXERCISES.values())
+    assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in chapter.EXERCISES.values())
     assert len(SIZES) > 4
+    assert all(EXERCISES[name] is e for name, e in chapter.EXERCISES.items())  # no chapter takes another's name
 
 
 def test_every_exercise_stands_in_a_chapter_and_its_stub_says_what_it_should(repository):
