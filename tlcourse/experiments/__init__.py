@@ -14,8 +14,9 @@ from tlcourse.experiments.negative_logits import negative_logits
 from tlcourse.experiments.omitted_digit import omitted_digit
 from tlcourse.experiments.other_task import other_task
 from tlcourse.experiments.task_sequence import task_sequence
+from tlcourse.experiments.two_tasks import two_tasks
 
-_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, forgetting, task_sequence, lwf_cost)
+_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, forgetting, task_sequence, lwf_cost, two_tasks)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 
