@@ -8,7 +8,7 @@ from tlcourse.experiments.base import Experiment, Row, Scale
 from tlcourse.experiments.forgetting import accuracy_of, first_task, learn, load_task
 from tlcourse.methods.lwf import Heads
 
-LINES = {"fine-tuning": 0.0, "LwF": 3.0}  # the weight of the old task
+LINES = {"fine-tuning": 0.0, "LwF": 10.0}  # the weight of the old task
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
@@ -22,7 +22,7 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         yield Row(way, "accuracy", 100 * accuracy_of(net, "new", new.test), {"task": "new"})
 
 
-LIVE = Scale(seeds=10, minutes=6, images={"clothes": 5_000, "digits": 2_000}, test_images=1_000, old_steps=300, steps=150, lr=3e-3)
+LIVE = Scale(seeds=10, minutes=6, images={"clothes": 5_000, "digits": 2_000}, test_images=1_000, old_steps=400, steps=150, lr=3e-3)
 two_tasks = Experiment(
     name="two_tasks",
     question="What is left of the old task after a few steps on a new one?",
