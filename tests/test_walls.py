@@ -52,6 +52,13 @@ def test_methods_depend_on_torch_and_arrays_alone(file):
     assert {name.split(".")[0] for name in imports(file)} <= METHODS_MAY_USE
 
 
+def lines(*folders: str) -> int:
+    return sum(len(file.read_text().splitlines()) for file in FILES if file.relative_to(ROOT).parts[0] in folders)
+
+
 def test_the_package_stays_compact():
-    lines = sum(len(file.read_text().splitlines()) for file in FILES)
-    assert lines <= 5_000, f"{lines} lines: something is said twice"
+    everything = {file.relative_to(ROOT).parts[0] for file in FILES}
+    chapters = len(list((ROOT / "exercises").glob("[a-z]*.py")))
+    assert lines("methods") <= 1_200, "something is said twice"
+    assert lines(*everything - {"methods", "experiments", "exercises"}) <= 2_600, "something is said twice"
+    assert lines("experiments", "exercises") <= 1_100 * chapters, "a chapter's experiments and exercises have grown too long"

@@ -1,0 +1,263 @@
+"""What a network looks at: hand values, identities, captum where captum is right, and a model that is left as it was."""
+
+import copy
+
+import captum.attr
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from tlcourse.methods.saliency import grad_cam, guided_backprop, guided_grad_cam
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+x = normal(3, 2, 8, 8)
+classes = torch.tensor([0, 4, 2])
+
+
+class Residual(nn.Module):
+    """A block whose ReLU's input is also what is skipped: where a library goes wrong."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.norm, self.conv, self.relu = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=inplace)
+
+    def forward(self, x):
+        return x + self.conv(self.relu(self.norm(x)))
+
+
+def network(kind="plain", seed=0):
+    torch.manual_seed(seed)
+    inplace = kind == "in place"
+    middle = [Residual()] if kind == "residual" else [nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=inplace)]
+    if kind == "norm":
+        middle = [nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+    body = [nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=inplace), nn.MaxPool2d(2), *middle]
+    net = nn.Sequential(*body, nn.Flatten(), nn.Linear(96, 5)).double().eval()
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    return net
+
+
+KINDS = ("plain", "in place", "norm", "residual")
+
+
+# Grad-CAM
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", ["0", "1", "2", "3"])
+def test_grad_cam_is_captums_where_its_negative_part_is_cut(kind, layer):
+    net = network(kind)
+    theirs = captum.attr.LayerGradCam(copy.deepcopy(net), None)
+    theirs.layer = theirs.forward_func.get_submodule(layer)
+    expected = theirs.attribute(x.clone(), target=classes, relu_attributions=True)
+    assert_close(grad_cam(net, layer, x, classes), expected[:, 0].detach())
+
+
+def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_class_activation_map():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).double()
+    A = net[:2](x)
+    cam = torch.einsum("nk,nkhw->nhw", net[4].weight[classes], A)
+    assert_close(grad_cam(net, "1", x, classes), (cam / 36).relu().detach())
+
+
+def test_a_negated_logit_gives_the_places_that_speak_against():
+    net = network()
+    against = nn.Sequential(net, Negate())
+    both = grad_cam(net, "3", x, classes), grad_cam(against, "0.3", x, classes)
+    A = net[:4](x)
+    gradient = torch.autograd.grad(net[4:](A).gather(1, classes[:, None]).sum(), A)[0]
+    whole = (gradient.mean((2, 3), keepdim=True) * A).sum(1).detach()
+    assert_close(both[0] - both[1], whole)
+    assert (both[0] * both[1] == 0).all()
+
+
+class Negate(nn.Module):
+    def forward(self, x):
+        return -x
+
+
+# guided backpropagation
+
+
+class Skip(nn.Module):
+    """relu(x) − 2x, by several ways to call a ReLU."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.relu = relu
+
+    def forward(self, x):
+        return (self.relu(x.clone()) - 2 * x).sum(1, keepdim=True)
+
+
+def discarded(x):
+    x.relu_()  # the result is used by its old name
+    return x
+
+
+RELUS = [
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    F.relu,
+    F.relu_,
+    torch.relu,
+    torch.relu_,
+    torch.Tensor.relu,
+    discarded,
+    lambda x: F.relu(x, inplace=True),
+    lambda x: F.relu(input=x),
+    nn.ReLU6(),
+    nn.ReLU6(inplace=True),
+    F.relu6,
+    lambda x: F.hardtanh(x, 0, 6),
+    lambda x: F.hardtanh_(x, 0.0, 6.0),
+]
+
+
+@pytest.mark.parametrize("relu", RELUS, ids=range(len(RELUS)))
+def test_by_hand_whichever_way_the_relu_is_called(relu):
+    """captum 0.9.0 gives (0, 0, 0)."""
+    x = torch.tensor([[1.0, -1.0, 2.0]])
+    assert guided_backprop(Skip(relu), x, 0).tolist() == [[-1.0, -2.0, -1.0]]
+
+
+def test_what_is_negative_on_its_way_back_is_dropped_and_what_is_above_six_too():
+    x = torch.tensor([[1.0, 2.0, 7.0, -3.0]])
+
+    class Weighted(nn.Module):
+        def forward(self, x):
+            return (F.relu6(x) * torch.tensor([5.0, -5.0, 5.0, 5.0])).sum(1, keepdim=True)
+
+    assert guided_backprop(Weighted(), x, 0).tolist() == [[5.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("kind", ["plain", "in place", "norm"])
+def test_captum_agrees_where_no_relu_is_skipped(kind):
+    net = network(kind)
+    for part in (other := copy.deepcopy(net)).modules():
+        if isinstance(part, nn.ReLU):
+            part.inplace = False
+    expected = captum.attr.GuidedBackprop(other).attribute(x.clone().requires_grad_(), target=classes)
+    assert_close(guided_backprop(net, x, classes), expected)
+
+
+def test_with_positive_weights_above_nothing_is_dropped_so_it_is_the_gradient():
+    net = network()
+    for parameter in net.parameters():
+        parameter.data.abs_()
+    leaf = x.clone().requires_grad_()
+    plain = torch.autograd.grad(net(leaf).gather(1, classes[:, None]).sum(), leaf)[0]
+    assert_close(guided_backprop(net, x, classes), plain)
+
+
+def test_outside_of_it_a_relu_is_a_relu():
+    guided_backprop(network(), x, classes)
+    leaf = torch.tensor([1.0], requires_grad=True)
+    assert torch.autograd.grad(-F.relu(leaf), leaf)[0].item() == -1
+
+
+# both
+
+
+@pytest.mark.parametrize(
+    "method", [lambda net, x, c: grad_cam(net, "3", x, c), guided_backprop, lambda net, x, c: guided_grad_cam(net, "3", x, c)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_a_loop_and_the_model_is_left_as_it_was(method, kind):
+    net = network(kind).train()
+    net[0].eval()  # modes of the parts differ
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    before = copy.deepcopy(net.state_dict())
+    modes, parts = [part.training for part in net.modules()], list(net.modules())
+    leaf = x.clone()
+    with torch.no_grad():
+        found = method(net, leaf, classes)
+    assert torch.equal(found, method(net, leaf, classes))  # a second time gives the same
+    assert_close(found, torch.cat([method(net, x[[i]], classes[[i]]) for i in range(3)]))
+    assert not found.requires_grad
+    assert [part.training for part in net.modules()] == modes
+    assert all(a is b for a, b in zip(net.modules(), parts, strict=True))
+    assert not any(part._forward_hooks or part._backward_hooks or part._forward_pre_hooks for part in net.modules())
+    assert (net[0].weight.grad == 1).all()
+    assert all(p.grad is None for name, p in net.named_parameters() if name != "0.weight")
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    assert torch.equal(leaf, x)
+    assert leaf.grad is None
+
+
+def test_a_frozen_model_and_inference_mode_are_no_obstacle():
+    net = network().requires_grad_(False)
+    expected = grad_cam(network(), "3", x, classes), guided_backprop(network(), x, classes)
+    with torch.inference_mode():
+        assert_close(grad_cam(net, "3", x, classes), expected[0])
+        assert_close(guided_backprop(net, x, classes), expected[1])
+
+
+def test_the_product_is_the_product():
+    net = network()
+    coarse = F.interpolate(grad_cam(net, "3", x, classes)[:, None], (8, 8), mode="bilinear")
+    assert_close(guided_grad_cam(net, "3", x, classes), guided_backprop(net, x, classes) * coarse)
+
+
+def test_one_class_serves_the_whole_batch():
+    net = network()
+    assert torch.equal(grad_cam(net, "3", x, 2), grad_cam(net, "3", x, torch.tensor([2, 2, 2])))
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken inside")
+
+
+@pytest.mark.parametrize("method", [lambda net: grad_cam(net, "0", x, 0), lambda net: guided_backprop(net, x, 0)])
+def test_the_model_is_left_as_it_was_also_when_something_raises(method):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), Broken()).double().train()
+    with pytest.raises(RuntimeError, match="broken inside"):
+        method(net)
+    assert all(part.training and not part._forward_hooks for part in net.modules())
+    leaf = torch.tensor([1.0], requires_grad=True)
+    assert torch.autograd.grad(-F.relu(leaf), leaf)[0].item() == -1
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.conv(x)).flatten(1)[:, :5]
+
+
+def with_(activation):
+    return nn.Sequential(nn.Conv2d(2, 3, 3), activation, nn.Flatten(), nn.Linear(108, 5)).double()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grad_cam(network(), "9", x, 0), "the model has no layer '9'; it has 0, 1, 2, 3"),
+        (lambda: grad_cam(network(), "", x, 0), "the model has no layer ''"),
+        (lambda: grad_cam(network(), "6", x, 0), r"must give \(N, C, H, W\), got \(3, 5\)"),
+        (lambda: grad_cam(Twice().double(), "conv", x, 0), "must be met once in a forward pass, it was met 2 times"),
+        (lambda: grad_cam(network(), "3", x, 5), "classes must be in 0 … 4, got 5"),
+        (lambda: guided_backprop(network(), x, -1), "classes must be in 0 … 4, got -1"),
+        (lambda: guided_backprop(network()[:3], x, 0), r"the model must give logits of shape \(N, K\)"),
+        (lambda: guided_backprop(with_(nn.Identity()), x, 0), "this one called none"),
+        (lambda: guided_backprop(with_(nn.SiLU()), x, 0), "defined for ReLUs, and this model calls silu"),
+        (lambda: guided_backprop(with_(nn.LeakyReLU()), x, 0), "this model calls leaky_relu"),
+        (lambda: guided_backprop(with_(nn.Hardtanh()), x, 0), "this model calls hardtanh from -1.0 to 1.0"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
