@@ -24,8 +24,9 @@ from scipy import stats
 from toy_experiment import counted, kinds, toy, undefined
 
 import tlcourse
-from tlcourse import records
+from tlcourse import digests, records
 from tlcourse.claims import TUNING, Claim, greater, judge
+from tlcourse.digests import forget_files
 from tlcourse.experiments.base import Scale
 from tlcourse.records import Record, RecordError, code_digest, is_stale, measure, read, verify
 
@@ -469,12 +470,12 @@ def module(tmp_path, monkeypatch):
     def write(name: str, text: str) -> None:
         (folder / f"{name.replace('.', '/')}.py").write_text(text)
         importlib.invalidate_caches()
-        records._syntax.cache_clear()
+        forget_files()
 
     yield write
     for name in ("lesson", "tlcourse.extra", "tlcourse.deeper"):  # to look for a function in a module is to import it
         sys.modules.pop(name, None)
-    records._syntax.cache_clear()
+    forget_files()
 
 
 @pytest.fixture
@@ -561,11 +562,63 @@ def test_an_import_within_a_function_counts(digest):
 
 def test_the_modules_that_only_read_rows_do_not_count(digest, monkeypatch):
     digest()
-    seen, syntax = [], records._syntax
+    seen, syntax = [], digests._syntax
     with monkeypatch.context() as patch:
-        patch.setattr(records, "_syntax", lambda name: seen.append(name) or syntax(name))
+        patch.setattr(digests, "_syntax", lambda name: seen.append(name) or syntax(name))
         code_digest("lesson")
-    assert sorted(seen) == ["lesson", "tlcourse.deeper", "tlcourse.experiments.base", "tlcourse.extra"]
+    assert set(seen) == {"lesson", "tlcourse.deeper", "tlcourse.experiments.base", "tlcourse.extra"}
+
+
+BESIDE = """
+def beside(x):
+    return TWO + x
+
+
+LIST = [beside(2)]
+"""
+USED = """
+import os
+
+HALF = 3
+SIZE: int = HALF
+
+
+def halved(x, by=SIZE):
+    return helper(x) / by
+
+
+def helper(x):
+    return x
+
+
+class Base:
+    width = HALF
+
+
+class Of(Base):
+    def run(self):
+        return halved(self.width)
+"""
+
+
+def test_what_is_not_used_of_a_module_does_not_count(digest):
+    assert digest(extra=EXTRA + BESIDE) == digest()
+    assert digest(deeper="TWO = 2\nTHREE = 3\n") == digest()
+    assert digest(extra=EXTRA + "import os\n") == digest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("HALF = 3", "HALF = 4"), ("/ by", "* by"), ("return x\n", "return -x\n"), ("width = HALF", "width = 4"), ("by=SIZE", "by=SIZE + 1")],
+)
+def test_what_is_used_counts_however_far_away(digest, old, new):
+    lesson = edited(LESSON, "from tlcourse.extra import double", "from tlcourse.extra import Of as double")
+    assert digest(lesson, extra=USED) != digest(lesson, extra=edited(USED, old, new))
+
+
+@pytest.mark.parametrize("does", ["print('here')", "if True:\n    TWO = 3", "for i in range(3):\n    TWO = i", "TWO += 1", "del TWO"])
+def test_what_a_module_does_when_it_is_imported_counts(digest, does):
+    assert digest(extra=f"{EXTRA}{does}\n") != digest()
 
 
 def test_a_record_is_stale_when_its_digest_is_not_that_of_the_code(here):

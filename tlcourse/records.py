@@ -5,10 +5,8 @@ seed by seed in worker processes of one thread each, so the rows are the same wh
 kept as a part, and an interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
 """
 
-import ast
 import csv
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -21,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -36,9 +33,8 @@ from tqdm.auto import tqdm
 
 from tlcourse.claims import TUNING, interval, one_each
 from tlcourse.data import data_dir
+from tlcourse.digests import code_digest, forget_files
 from tlcourse.methods._checks import expect
-
-UNMEASURED = ("tlcourse.claims", "tlcourse.records")  # they read rows, they do not make them
 
 
 class Measurable(Protocol):
@@ -153,18 +149,6 @@ def verify(experiment: Measurable, scale: str) -> bool:
         return True
 
 
-def code_digest(module: str) -> str:
-    """SHA-256 of the syntax of a module and of the tlcourse modules it imports, without docstrings, annotations and claims."""
-    bare: dict[str, str] = {}
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if name not in bare and name not in UNMEASURED:
-            bare[name], imports = _syntax(name)
-            todo += imports
-    return hashlib.sha256("\n".join(f"# {name}\n{bare[name]}" for name in sorted(bare)).encode()).hexdigest()
-
-
 class _Parts:
     """Finished seeds of one measurement, one file each, in a hidden folder that is named after the code that made them."""
 
@@ -260,7 +244,7 @@ class _Parts:
 
 def _expect_unchanged(experiment: Measurable, digest: str) -> None:
     """Raise RecordError if the code on disk is no longer that of the digest."""
-    _syntax.cache_clear()
+    forget_files()
     if code_digest(experiment.run.__module__) != digest:
         raise RecordError(f"the code changed while {experiment.name} was measured; run the same command again")
 
@@ -376,77 +360,3 @@ def _processor(device: str) -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-class _Bare(ast.NodeTransformer):
-    """Drops what cannot change a row: docstrings, annotations, and the claims of an experiment."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self._undocumented(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._undocumented(node)
-
-    def visit_Module(self, node: ast.Module) -> ast.AST:
-        return self._undocumented(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        node.annotation = ast.Constant(None)
-        self.generic_visit(node)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "claims"]
-        self.generic_visit(node)
-        return node
-
-    def _undocumented(self, node: Any) -> ast.AST:
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
-        self.generic_visit(node)
-        return node
-
-
-@cache
-def _syntax(module: str) -> tuple[str, list[str]]:
-    """The bare source of a module, and the tlcourse modules it imports."""
-    spec = importlib.util.find_spec(module)
-    expect(spec is not None and spec.origin is not None, f"module {module} has no source file")
-    tree = ast.parse(Path(spec.origin).read_text())  # type: ignore[union-attr, arg-type]
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    imports = [name for name in names if name.startswith("tlcourse.") and _is_module(name)]
-    tree.body = [node for node in tree.body if not _is_about_claims(node, tree)]
-    return _plain(_Bare().visit(tree)), imports
-
-
-def _plain(node: Any) -> str:
-    """The tree as text that is the same in every version of Python, which `ast.dump` and `ast.unparse` do not promise."""
-    if isinstance(node, ast.AST):
-        fields = [f"{name}={_plain(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
-        return f"{type(node).__name__}({', '.join(fields)})"
-    return f"[{', '.join(map(_plain, node))}]" if isinstance(node, list) else repr(node)
-
-
-def _is_about_claims(node: ast.stmt, tree: ast.Module) -> bool:
-    """An import from `tlcourse.claims`, or a module's assignment of something that it calls from there."""
-    sources = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "tlcourse.claims"]
-    names = {alias.asname or alias.name for source in sources for alias in source.names}
-    called = node.value.func if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) else None
-    return node in sources or (isinstance(called, ast.Name) and called.id in names)
-
-
-def _is_module(name: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return False
-    return spec is not None and not spec.submodule_search_locations  # packages only gather; their modules are named on their own
