@@ -3,9 +3,15 @@
 from itertools import pairwise
 
 import pytest
+import skimage.data
+import timm
 import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import nn
+from torchvision.models import SqueezeNet
 
-from tlcourse.models import MLP, ConvNet
+from tlcourse.models import MLP, ConvNet, WeightsError, WideBlock, WideResNet, imagenet_classes, in_order, pretrained
 from tlcourse.training import record, seed_everything
 
 CONV = ["block1", "block2", "block3", "flatten", "fc6", "relu6", "fc7", "relu7", "head"]
@@ -138,3 +144,134 @@ def test_the_same_seed_gives_the_same_network(build):
 
     assert torch.equal(weights(3), weights(3))
     assert not torch.equal(weights(3), weights(4))
+
+
+# wide residual networks
+
+
+@pytest.mark.parametrize(("depth", "width", "count"), [(16, 1, 175_066), (16, 2, 691_674), (40, 1, 563_930), (40, 2, 2_243_546)])
+def test_wide_residual_networks_have_as_many_parameters_as_the_official_ones(depth, width, count):
+    assert parameters(WideResNet(depth, width)) == count
+
+
+def test_wide_residual_networks_halve_the_size_twice_and_can_be_tapped():
+    net = WideResNet(10, 2, 7, channels=1, base=4, stem_stride=2)
+    x = torch.rand(3, 1, 28, 28)
+    assert names(net) == ["stem", "group1", "group2", "group3", "norm", "relu", "pool", "flatten", "head"]
+    taken = record(net, (x, torch.zeros(3, dtype=torch.int64)), of=["group1", "group2", "group3"])
+    assert [tuple(v.shape) for v in taken.values()] == [(3, 8, 14, 14), (3, 16, 7, 7), (3, 32, 4, 4)]
+    assert net(x).shape == (3, 7)
+
+
+def test_a_wide_block_is_its_formula():
+    block = WideBlock(4, 6, 2).eval()
+    x = torch.randn(2, 4, 6, 6)
+    active = F.relu(F.batch_norm(x, torch.zeros(4), torch.ones(4)))
+    inner = F.relu(F.batch_norm(F.conv2d(active, block.conv1.weight, stride=2, padding=1), torch.zeros(6), torch.ones(6)))
+    expected = F.conv2d(inner, block.conv2.weight, padding=1) + F.conv2d(active, block.skip.weight, stride=2)
+    torch.testing.assert_close(block(x), expected)
+    plain = WideBlock(4, 4, 1)
+    nn.init.zeros_(plain.conv2.weight)
+    assert plain.skip is None
+    assert torch.equal(plain(x), x)
+
+
+# networks of others
+
+
+@pytest.fixture(scope="module")
+def on_board():
+    return pretrained()
+
+
+@pytest.mark.parametrize(
+    ("photo", "expected"), [("chelsea", {"Egyptian cat", "tiger cat", "tabby"}), ("coffee", {"espresso"}), ("rocket", {"missile"})]
+)
+def test_the_network_on_board_knows_what_is_on_a_photo(on_board, photo, expected):
+    pixels = torch.from_numpy(getattr(skimage.data, photo)()).permute(2, 0, 1)[None] / 255
+    side = min(pixels.shape[2:])
+    top, left = ((n - side) // 2 for n in pixels.shape[2:])
+    square = pixels[:, :, top : top + side, left : left + side]
+    small = F.interpolate(square, (224, 224), mode="bicubic", antialias=True)
+    with torch.inference_mode():
+        assert imagenet_classes()[on_board(small).argmax().item()] in expected
+
+
+def test_the_network_on_board_is_in_eval_mode_and_takes_pixels_from_0_to_1(on_board):
+    assert not any(part.training for part in on_board.modules())
+    x = torch.rand(1, 3, 64, 64)
+    (hook,) = on_board._forward_pre_hooks.values()
+    torch.testing.assert_close(hook(on_board, (x,)), 2 * x - 1)
+    assert len(imagenet_classes()) == 1_000
+
+
+def test_weights_that_do_not_fit_are_refused_by_name():
+    wanted = MLP(3, 2, 2).state_dict()
+    weights = {f"other.{i}": value + 1 for i, value in enumerate(wanted.values())}
+    named = in_order(weights, wanted)
+    assert list(named) == list(wanted)
+    assert all(torch.equal(named[name], wanted[name] + 1) for name in wanted)
+    with pytest.raises(WeightsError, match="the weights have 3 tensors, the network has 4"):
+        in_order(dict(list(weights.items())[:3]), wanted)
+    with pytest.raises(WeightsError, match=r"other.0 has shape \(1,\) and does not fit fc1.weight, \(2, 3\)"):
+        in_order(weights | {"other.0": torch.ones(1)}, wanted)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where torchvision keeps what it fetched."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def test_a_network_of_torchvision_comes_from_its_files(cache):
+    theirs = SqueezeNet("1_1")
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    torch.save(theirs.state_dict(), cache / url.rsplit("/", 1)[1])
+    ours = pretrained("torchvision:squeezenet1_1")
+    x = torch.rand(1, 3, 64, 64)
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(ours(x), theirs.eval()((x - mean) / deviation))
+
+
+def test_a_file_that_does_not_fit_is_refused(cache):
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    torch.save(MLP(3, 2).state_dict(), cache / url.rsplit("/", 1)[1])
+    with pytest.raises(
+        WeightsError, match=r"weights of torchvision:squeezenet1_1 could not be had \(Error.*On board is tf_efficientnet_lite0"
+    ):
+        pretrained("torchvision:squeezenet1_1")
+
+
+def test_a_network_of_timm_brings_its_own_mean(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
+    net = pretrained("mobilenetv3_small_050")
+    (hook,) = net._forward_pre_hooks.values()
+    assert hook.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_what_cannot_be_fetched_says_what_is_on_board(monkeypatch):
+    def create(name, pretrained):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(WeightsError, match=r"weights of resnet18 could not be had \(no network\). On board is tf_efficientnet_lite0"):
+        pretrained("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: WideResNet(15, 1), "depth must be 10, 16, 22, 28, …, got 15"),
+        (lambda: WideResNet(4, 1), "got 4"),
+        (lambda: WideResNet(10, 0), "must be >= 1"),
+        (lambda: pretrained("no_such_network"), "another network of timm, or torchvision:NAME, got 'no_such_network'"),
+        (lambda: pretrained("torchvision:no_such_network"), "got 'torchvision:no_such_network'"),
+        (lambda: pretrained("keras:resnet18"), "got 'keras:resnet18'"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
