@@ -32,7 +32,7 @@ TASKS = {
 PAIRS = (("clothes 0-4", "clothes 5-9"), ("clothes", "scanned digits"), ("digits", "clothes"), ("clothes", "digits"))
 NEAR, FAR = " → ".join(PAIRS[0]), " → ".join(PAIRS[-1])
 # For each way four settings, learning rate and weight of the old task; the best mean of both tasks on validation images is used.
-# Where to look was found in a trial with a seed of its own, so that the best is not at the edge.
+# Where to look was found in a trial with a seed of its own.
 SETTINGS: dict[str, dict[str, tuple[float, float]]] = {
     "LwF": {f"lr {lr}, weight {w}": (lr, w) for lr in (1e-3, 3e-3) for w in (3.0, 10.0)},
     "LFL": {f"lr {lr}, weight {w}": (lr, w) for lr in (1e-3, 3e-3) for w in (0.03, 0.1)},
