@@ -130,10 +130,11 @@ def test_the_code_form_is_at_most_two_over_the_places_and_the_paper_form_at_most
     assert attention_transfer_loss(far[:1], far[1:], beta=1.0, form="paper").item() == pytest.approx(2**0.5 / 2)
 
 
-def test_maps_that_were_recorded_do_as_well_as_features():
+@pytest.mark.parametrize("over", ["sum", "max"])
+def test_maps_that_were_recorded_do_as_well_as_features(over):
     student, teacher = layers(3, 2), layers(5, 7, seed=50)
-    recorded = [attention_map(t, 3) for t in teacher]
-    at = {"beta": 2.0, "p": 3}
+    recorded = [attention_map(t, 3, over) for t in teacher]
+    at = {"beta": 2.0, "p": 3, "over": over}
     assert torch.equal(attention_transfer_loss(student, recorded, **at), attention_transfer_loss(student, teacher, **at))
 
 

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from tlcourse.methods._checks import expect
 
 Form = Literal["paper", "code"]
+Over = Literal["sum", "max"]
 
 
-def attention_map(A: Tensor, p: float = 2, over: Literal["sum", "max"] = "sum") -> Tensor:
+def attention_map(A: Tensor, p: float = 2, over: Over = "sum") -> Tensor:
     r""":math:`\sum_c |A_c|^p`, or the largest :math:`|A_c|^p` over the channels. A: (N, C, H, W). Returns (N, H, W), each >= 0.
 
     Activations may be negative, and an odd power would keep their sign: hence the absolute value. Raises ValueError for another shape, an
@@ -46,12 +47,19 @@ def attention_map(A: Tensor, p: float = 2, over: Literal["sum", "max"] = "sum") 
 
 
 def attention_transfer_loss(
-    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, beta: float, p: float = 2, form: Form = "paper"
+    student_features: Sequence[Tensor],
+    teacher_features: Sequence[Tensor],
+    *,
+    beta: float,
+    p: float = 2,
+    over: Over = "sum",
+    form: Form = "paper",
 ) -> Tensor:
     r"""How far the student's attention maps are from the teacher's, mean over the batch, sum over the pairs of layers.
 
     student_features: one (N, C, H, W) for each pair. teacher_features: the same with channels of their own, or maps (N, H, W) that were
-    recorded with `attention_map`; the teacher gets no gradient. Where sizes differ the larger map is averaged down to the smaller.
+    recorded with `attention_map`; the teacher gets no gradient. p and over are those of the map. Where sizes differ the larger map is
+    averaged down to the smaller.
     form "paper": :math:`\frac\beta2 \sum_j \lVert q_S - q_T \rVert_2`, its distance; "code": :math:`\beta \sum_j` mean of
     :math:`(q_S - q_T)^2` over batch and places, which for the same β is smaller by about the number of places.
     Raises ValueError for a beta below 0, unequal numbers of layers or images, and another form. Zagoruyko and Komodakis 2017, equation 2.
@@ -59,7 +67,7 @@ def attention_transfer_loss(
     expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
     expect(form in ("paper", "code"), f"form must be 'paper' or 'code', got {form!r}")
     layers = _pairs(student_features, teacher_features)
-    return torch.stack([_distance(*_unit(attention_map(s, p), _as_map(t, p)), form) for s, t in layers]).sum() * beta
+    return torch.stack([_distance(*_unit(attention_map(s, p, over), _as_map(t, p, over)), form) for s, t in layers]).sum() * beta
 
 
 def connectors(student_channels: Sequence[int], teacher_channels: Sequence[int]) -> nn.ModuleList:
@@ -120,10 +128,10 @@ def _pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[T
     return list(zip(student, teacher))
 
 
-def _as_map(features: Tensor, p: float) -> Tensor:
+def _as_map(features: Tensor, p: float, over: Over) -> Tensor:
     """A teacher's map: recorded already, (N, H, W), or still to be computed."""
     features = features.detach()
-    return features if features.ndim == 3 else attention_map(features, p)
+    return features if features.ndim == 3 else attention_map(features, p, over)
 
 
 def _unit(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
