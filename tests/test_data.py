@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import torchvision.datasets
 from PIL import Image
 from scipy.io import savemat
 
 import tlcourse.data
-from tlcourse.data import DataError, Images, as_input, data_dir, fetch, load, random_crop, random_flip, random_shift
+from tlcourse.data import PHOTOS, DataError, Images, as_input, data_dir, fetch, load, photo, random_crop, random_flip, random_shift
 
 
 def picture(*labels, classes=("ant", "bee", "cow"), side=4):
@@ -773,3 +774,27 @@ def test_fetch_says_that_a_set_that_is_there_is_damaged(home, cifar10, online):
 @pytest.mark.parametrize("name", ["mnist", "imagenet", "folder:x", ""])
 def test_fetch_refuses_a_name(home, name):
     fetch_fails(home, f"^'{name}' cannot be fetched; these can: cifar10, cifar100, kmnist, svhn, flowers102$", name, ValueError)
+
+
+# photos
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_photo_has_three_channels_of_bytes_and_is_not_blank(name):
+    pixels = photo(name)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape[0] == 3
+    assert min(pixels.shape[1:]) >= 300
+    assert pixels.float().std() > 30
+
+
+def test_photos_are_upright_and_grey_ones_have_equal_channels():
+    cat = torch.from_numpy(skimage.data.chelsea())
+    assert torch.equal(photo("cat").permute(1, 2, 0), cat)
+    camera = photo("camera")
+    assert torch.equal(camera[0], camera[2])
+
+
+def test_an_unknown_photo_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="there is no photo 'dog'; there are cat, coffee, motorcycle, camera"):
+        photo("dog")

@@ -34,6 +34,14 @@ FETCHABLE = {
     "flowers102": ("Flowers102", 700, "name"),
 }
 
+# photos that come with scikit-image: file, and the ImageNet class of what is on it
+PHOTOS = {
+    "cat": ("chelsea.png", "Egyptian cat"),
+    "coffee": ("coffee.png", "espresso"),
+    "motorcycle": ("motorcycle_left.png", "moped"),
+    "camera": ("camera.png", "tripod"),
+}
+
 
 class DataError(Exception):
     """A data set is missing, damaged or cannot be fetched; the message says what to do."""
@@ -140,6 +148,16 @@ def load(name: str, split: str = "train", *, size: int | None = None) -> Images:
         return _folder(name, split, size)
     known = ", ".join([*ON_BOARD, *FETCHABLE, "folder:PATH"])
     raise ValueError(f"there is no data set {name!r}; there are {known}")
+
+
+def photo(name: str) -> Tensor:
+    """A photo by name, one of `PHOTOS`: uint8 (3, H, W), grey ones with three equal channels. Raises ValueError for another name."""
+    import skimage.data
+    from skimage.io import imread
+
+    expect(name in PHOTOS, f"there is no photo {name!r}; there are {', '.join(PHOTOS)}")
+    pixels = torch.from_numpy(imread(Path(skimage.data.__file__).parent / PHOTOS[name][0]))
+    return pixels.expand(3, *pixels.shape).clone() if pixels.ndim == 2 else pixels[..., :3].permute(2, 0, 1).contiguous()
 
 
 def data_dir() -> Path:
