@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tlcourse.widgets import ForgettingWidget, PredictionWidget, TemperatureWidget
+from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget, TemperatureWidget
 
 
 def networks(many: int, classes: int) -> dict[str, np.ndarray]:
@@ -32,3 +32,21 @@ def forgetting(**options: Any) -> ForgettingWidget:
     by_weight = {0.0: curves(), 0.3: curves() * 0.9, 3.0: curves() * 0.95}
     others = {"feature extraction": curves() * 0.8, "joint training": curves()}
     return ForgettingWidget(**{"tasks": ["a", "b", "c"], "starts": [0, 7, 14], "by_weight": by_weight, "others": others} | options)
+
+
+def features(many: int = 3, networks: tuple[str, ...] = ("teacher", "alone")) -> dict[str, dict[str, np.ndarray]]:
+    draw = np.random.default_rng(3)
+    sizes = {"group 1": (4, 7, 7), "group 2": (6, 4, 4)}
+    return {name: {layer: draw.normal(size=(many, *size)) for layer, size in sizes.items()} for name in networks}
+
+
+def looks(**options: Any) -> AttentionWidget:
+    pixels = np.random.default_rng(4).integers(0, 256, (3, 1, 28, 28), dtype=np.uint8)
+    return AttentionWidget(**{"pictures": pixels, "features": features()} | options)
+
+
+def photos(**options: Any) -> AttentionWidget:
+    pixels = np.random.default_rng(5).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    maps = {"cat": np.random.default_rng(6).uniform(size=(2, 7, 7)), "coffee": np.zeros((2, 7, 7))}
+    given = {"pictures": pixels, "features": features(2, ("network",)), "maps": maps, "names": ["a cat", "a cup"]}
+    return AttentionWidget(**given | options)

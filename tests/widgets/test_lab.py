@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, looks, prediction, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
@@ -18,6 +18,8 @@ SOURCES = [
     "widget.T = 4",
     "curves = forgetting()\ncurves",
     "print('weight', curves.weight, curves.shown)",
+    "maps = looks()\nmaps",
+    "print('p', maps.p, maps.layer)",
 ]
 
 
@@ -72,7 +74,7 @@ def lab(server, browser):
     tab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
-    tab.wait_for_function("document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(7)?.textContent.includes('8')", timeout=60_000)
+    tab.wait_for_function("document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(9)?.textContent.includes('10')", timeout=60_000)
     yield tab
     tab.close()
 
@@ -138,6 +140,19 @@ def test_the_weight_and_the_lines_shown_reach_python(lab):
         lab.keyboard.press(key)
     lab.wait_for_timeout(500)
     assert says(lab, 7) == "weight 3.0 ['feature extraction', 'joint training']"
+    assert sources(lab) == before
+
+
+@pytest.mark.slow
+def test_the_power_and_the_layer_reach_python_and_arrows_on_a_map_stay_there(lab):
+    before = sources(lab)
+    root = lab.locator(".tlc-attention")
+    root.get_by_role("slider", name="Power p").focus()
+    for key in ("Home", "Tab", "ArrowUp", "Tab", "Tab", "ArrowDown", "ArrowDown", "b"):
+        lab.keyboard.press(key)
+    assert root.locator(".tlc-cell").inner_text().startswith("Row 2 of 7, column 1 of 7")
+    lab.wait_for_timeout(500)
+    assert says(lab, 9) == "p 1.0 group 1"
     assert sources(lab) == before
 
 

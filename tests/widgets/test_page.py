@@ -4,13 +4,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from samples import forgetting, prediction, temperature  # noqa: F401, the notebook imports them too
+from samples import forgetting, looks, photos, prediction, temperature  # noqa: F401, the notebook imports them too
 
 from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, looks, photos, prediction, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
@@ -18,6 +18,8 @@ SOURCES = [
     "forgetting()",
     "import ipywidgets\nipywidgets.IntSlider()",
     "from tlcourse.exercises import exercise\nexercise('soften')",
+    "looks()",
+    "photos()",
     "from tlcourse import plots\nfig, axes = plots.figure()\nplots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
 ]
 
@@ -63,11 +65,12 @@ def test_everything_is_there(opened):
     assert opened.locator(".tlc-temperature").count() == 2
     assert opened.locator(".tlc-prediction").count() == 2
     assert opened.locator(".tlc-forgetting").count() == 1
+    assert opened.locator(".tlc-attention").count() == 2
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
     assert opened.locator("img").get_attribute("alt") == 'Nothing but "axes" & air, which is enough for a test.'
-    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 5  # the slider of another library is gone
+    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 7  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".jp-OutputArea").all_inner_texts().__str__()
     assert opened.locator("details").first.get_attribute("open") is None
     assert opened.get_by_text("exercise('soften')").count() == 0  # its source is hidden
@@ -116,6 +119,35 @@ def test_forgetting_by_keyboard(opened):
     opened.wait_for_function(
         "document.querySelector('.tlc-forgetting [role=status]').textContent.startsWith('Weight 3. LwF: mean accuracy ')"
     )
+
+
+@pytest.mark.slow
+def test_attention_by_keyboard(opened):
+    first, second = (opened.locator(".tlc-attention").nth(i) for i in (0, 1))
+    pixels = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+    painted = "canvas => canvas.toDataURL()"
+    canvas, power = first.locator("canvas.tlc-look").first, first.get_by_role("slider", name="Power p")
+    before = canvas.evaluate(painted)
+    power.focus()
+    opened.keyboard.press("End")
+    assert power.get_attribute("aria-valuetext") == "p = 8"
+    assert canvas.evaluate(painted) != before
+    canvas.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        opened.keyboard.press(key)
+    said = first.locator(".tlc-cell").inner_text()
+    assert said.startswith("Row 2 of 4, column 2 of 4: teacher ")
+    opened.wait_for_function("said => document.querySelector('.tlc-attention [role=status]').textContent === said", arg=said)
+    first.get_by_role("slider", name="Overlay").focus()
+    opened.keyboard.press("Home")
+    colours = canvas.evaluate(pixels)
+    assert all(colours[i] == colours[i + 1] == colours[i + 2] for i in range(0, len(colours), 4))  # the grey picture alone
+    second.get_by_label("Map").focus()
+    opened.keyboard.press("ArrowDown")
+    assert second.get_by_label("Map").input_value() == "cat"
+    assert second.get_by_role("slider", name="Power p").is_disabled()
+    second.locator("canvas.tlc-look").hover(position={"x": 5, "y": 5})
+    assert second.locator(".tlc-cell").inner_text().startswith("Row 1 of 7, column 1 of 7: network ")
 
 
 @pytest.mark.slow
@@ -183,4 +215,4 @@ def test_the_page_is_small_and_mathjax_lies_beside_it(page):
 def test_saved_states_are_those_of_the_course_only(page):
     notebook = nbformat.read(page.with_name("one.ipynb"), as_version=4)
     states = notebook.metadata.widgets[STATE]["state"]
-    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 5 + ["LayoutModel"] * 5
+    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 7 + ["LayoutModel"] * 7

@@ -7,15 +7,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import curves, forgetting, networks, prediction, temperature
+from samples import curves, features, forgetting, looks, networks, photos, prediction, temperature
 
 from tlcourse import metrics
+from tlcourse.methods.attention import attention_map
 from tlcourse.methods.distillation import soft_target_gradient, soften
-from tlcourse.widgets import ForgettingWidget, PredictionWidget, TemperatureWidget
+from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget, TemperatureWidget
 from tlcourse.widgets._base import STATIC
 
 HERE = Path(__file__).parent
@@ -76,7 +78,26 @@ def test_the_browser_computes_what_torch_computes(T):
     torch.testing.assert_close(found[:, 11], leaf.grad.norm(dim=1))
 
 
-@pytest.mark.parametrize("kind", [ForgettingWidget, TemperatureWidget, PredictionWidget])
+@node
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.7, 8.0])
+def test_the_browser_sums_maps_as_torch_does(p):
+    widget = looks()
+    bytes_ = np.frombuffer(widget.values, np.uint8)[: 3 * 4 * 7 * 7].reshape(3, 4, 49)
+    what = "given[0].map((one) => Array.from(attentionMap(Uint8Array.from(one.flat()), 4, 49, given[1])))"
+    found = np.array(in_node(AttentionWidget, "attentionMap", [bytes_.tolist(), p], what))
+    exact = attention_map(torch.tensor(features()["teacher"]["group 1"]), p).flatten(1)
+    expected = attention_map(torch.tensor(bytes_.reshape(3, 4, 7, 7) / 255), p).flatten(1)
+    np.testing.assert_allclose(found, expected / expected.amax(1, keepdim=True))
+    np.testing.assert_allclose(found, exact / exact.amax(1, keepdim=True), atol=0.005 * p)  # bytes are close enough
+
+
+@node
+def test_the_browsers_colours_are_cividis():
+    found = np.array(in_node(AttentionWidget, "colour", [i / 10 for i in range(11)], "given.map(colour)"))
+    np.testing.assert_allclose(found, 255 * np.array([mpl.colormaps["cividis"](i / 10)[:3] for i in range(11)]), atol=0.51)
+
+
+@pytest.mark.parametrize("kind", [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget])
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
     assert kind._esm == "\n".join((STATIC / file).read_text() for file in ("common.js", f"{name}.js"))
@@ -85,7 +106,7 @@ def test_a_module_stands_on_its_own(kind):
         assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
 
 
-@pytest.mark.parametrize("widget", [forgetting, temperature, prediction])
+@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction])
 def test_the_text_form_is_always_the_same(widget):
     made = widget()
     assert repr(made) == f"<{type(made).__name__}>"
@@ -156,6 +177,62 @@ def test_prediction_refuses(change, said):
 def test_forgetting_refuses(change, said):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         forgetting(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pictures": PIXELS}, "pictures must have shape (M, C, H, W) with C = 1 or 3, got (3, 28, 28)"),
+        ({"pictures": PIXELS[:, None] / 255}, "pictures must be uint8, got float64"),
+        ({"pictures": np.zeros((3, 3, 300, 8), np.uint8)}, "pictures must be at most 256 by 256, got (300, 8)"),
+        ({"features": {}}, "features must be of one to three networks, got 0"),
+        ({"features": {"a": {}}}, "features must hold at least one layer"),
+        (
+            {"features": {"a": {"x": np.ones((3, 1, 2, 2))}, "b": {"y": np.ones((3, 1, 2, 2))}}},
+            "the layers of 'b' must be x, got y",
+        ),
+        (
+            {"features": {"a": {"x": np.ones((3, 1, 2, 2))}, "b": {"x": np.ones((3, 1, 3, 3))}}},
+            "maps of 'x' must be of one size in all networks, got [(2, 2), (3, 3)]",
+        ),
+        (
+            {"features": {"a": {"x": np.ones((3, 4))}}},
+            "features of 'a' at 'x' must be of all 3 pictures, (M, K, h, w) or a map (M, h, w), got (3, 4)",
+        ),
+        ({"features": {"a": {"x": np.ones((3, 1, 40, 2))}}}, "features of 'a' at 'x' must be at most 32 by 32, got (40, 2)"),
+        ({"features": {"a": {"x": np.full((3, 1, 2, 2), np.inf)}}}, "features of 'a' at 'x' must be finite"),
+        ({"maps": {"cat": np.ones((3, 2, 2))}}, "maps are of one network, and there are several"),
+        ({"names": ["one"]}, "names must be 3 words, got 1"),
+        ({"p": 0.5}, "p must be a number in [1, 8], got 0.5"),
+        ({"p": float("nan")}, "p must be a number in [1, 8], got nan"),
+        ({"strength": 1.5}, "strength must be a number in [0, 1], got 1.5"),
+        ({"picture": 3}, "picture must be in [0, 3), got 3"),
+        ({"layer": "top"}, "layer must be one of group 1, group 2, got 'top'"),
+        ({"shown": "cat"}, "shown must be one of attention, got 'cat'"),
+    ],
+)
+def test_attention_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        looks(**change)
+
+
+def test_a_given_map_fits_the_pictures_and_has_a_name_of_its_own():
+    with pytest.raises(ValueError, match=re.escape("the map 'cat' must be of all 2 pictures")):
+        photos(maps={"cat": np.ones((3, 2, 2))})
+    with pytest.raises(ValueError, match=re.escape("the map 'cat' must be of all 2 pictures")):
+        photos(maps={"cat": np.ones((2, 1, 2, 2))})
+    with pytest.raises(ValueError, match="a map may not be called 'attention'"):
+        photos(maps={"attention": np.ones((2, 2, 2))})
+
+
+def test_attention_is_set_from_python_and_its_buffers_are_bytes():
+    widget = photos()
+    widget.p, widget.shown, widget.layer, widget.picture, widget.strength = 4, "cat", "group 1", 1, 0
+    assert (widget.p, widget.strength, widget.layer) == (4.0, 0.0, "group 1")
+    assert len(widget.values) == 2 * (4 * 49 + 6 * 16 + 49 + 49)
+    assert len(widget.pixels) == 2 * 3 * 64 * 64
+    assert widget.shapes == [[3, 64, 64], [4, 7, 7], [6, 4, 4], [1, 7, 7], [1, 7, 7]]
+    assert np.frombuffer(widget.values, np.uint8)[-2 * 49 :].max() == 0  # a map of zeros stays one
 
 
 def test_the_weight_is_set_from_python_and_stays_on_the_grid():

@@ -1,7 +1,8 @@
 """Widgets that draw and compute in the browser, so that they answer within a frame and live on in a saved page."""
 
+from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget
 from tlcourse.widgets.prediction import PredictionWidget
 from tlcourse.widgets.temperature import TemperatureWidget
 
-__all__ = ["ForgettingWidget", "PredictionWidget", "TemperatureWidget"]
+__all__ = ["AttentionWidget", "ForgettingWidget", "PredictionWidget", "TemperatureWidget"]
