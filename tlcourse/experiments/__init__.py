@@ -5,6 +5,7 @@ from math import inf, nan
 
 from tlcourse import records
 from tlcourse.claims import Claim, Verdict, judge
+from tlcourse.experiments.attention import attention
 from tlcourse.experiments.base import Experiment
 from tlcourse.experiments.distillation import distillation
 from tlcourse.experiments.forgetting import forgetting
@@ -16,7 +17,7 @@ from tlcourse.experiments.other_task import other_task
 from tlcourse.experiments.task_sequence import task_sequence
 from tlcourse.experiments.two_tasks import two_tasks
 
-_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, forgetting, task_sequence, lwf_cost, two_tasks)
+_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, attention, forgetting, task_sequence, lwf_cost, two_tasks)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 
