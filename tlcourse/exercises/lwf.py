@@ -168,7 +168,7 @@ EXERCISES: dict[str, Exercise] = {
         see=what_it_starts_with,
         mistakes=[
             (
-                "dropout was on during the recording, and the old head is left out of the optimizer.",
+                "this is the start as it was found; both bugs are still in it.",
                 _start(True, "trunk", "heads.new"),
             ),
             (
@@ -223,8 +223,8 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "lwf": Exercise(
         title="the whole loss",
-        task="Write `my_lwf_loss(new_logits, labels, old_logits, recorded, weight, T)`: cross-entropy of the new task plus `weight` times "
-        "the loss that remembers. You may call your own `my_old_loss`.",
+        task="Write `my_own_lwf_loss(new_logits, labels, old_logits, recorded, weight, T)`: cross-entropy of the new task plus "
+        "`weight` times the loss that remembers. You may call your own `my_old_loss`.",
         kind="write",
         difficulty=1,
         minutes=4,
