@@ -9,6 +9,7 @@ from tlcourse.experiments.attention import attention
 from tlcourse.experiments.base import Experiment
 from tlcourse.experiments.distillation import distillation
 from tlcourse.experiments.forgetting import forgetting
+from tlcourse.experiments.looking import looking
 from tlcourse.experiments.lwf_cost import lwf_cost
 from tlcourse.experiments.mnist_table import mnist_table
 from tlcourse.experiments.negative_logits import negative_logits
@@ -17,7 +18,19 @@ from tlcourse.experiments.other_task import other_task
 from tlcourse.experiments.task_sequence import task_sequence
 from tlcourse.experiments.two_tasks import two_tasks
 
-_ALL = (distillation, mnist_table, negative_logits, omitted_digit, other_task, attention, forgetting, task_sequence, lwf_cost, two_tasks)
+_ALL = (
+    distillation,
+    mnist_table,
+    negative_logits,
+    omitted_digit,
+    other_task,
+    attention,
+    looking,
+    forgetting,
+    task_sequence,
+    lwf_cost,
+    two_tasks,
+)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 
