@@ -1,8 +1,11 @@
 """One thread each, no network, strict measured values; and the marks that make `pytest -m "not slow"` the inner loop."""
 
+import hashlib
 import os
+import pickle
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 GUARD = Path(__file__).parent / "tests" / "guard"
@@ -16,9 +19,11 @@ os.environ |= {
 sys.path.insert(0, str(GUARD))
 sys.modules.pop("sitecustomize", None)  # a distribution may have its own
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import sitecustomize  # noqa: E402, F401
 import torch  # noqa: E402
+import torchvision  # noqa: E402
 
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parent
@@ -63,3 +68,32 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "SHA256SUMS").write_bytes((REPOSITORY / "data" / "SHA256SUMS").read_bytes())
     monkeypatch.setenv("TLCOURSE_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def write_cifar10(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Writes CIFAR-10 as it lies on a disk, with two images a batch; torchvision is told the digests of these files."""
+
+    def write(root: Path) -> Path:
+        folder = root / "cifar-10-batches-py"
+        folder.mkdir(parents=True)
+        digests = {}
+        for b, file in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]):
+            data = np.full((2, 3072), b, dtype=np.uint8)
+            data[:, :1024] += 100  # red
+            batch = {"label_names": [f"class {i}" for i in range(10)]} if "meta" in file else {"data": data, "labels": [b, 9]}
+            (folder / file).write_bytes(pickle.dumps(batch))
+            digests[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
+        cifar = torchvision.datasets.CIFAR10
+        monkeypatch.setattr(cifar, "train_list", [[f, digests[f]] for f in digests if "data" in f])
+        monkeypatch.setattr(cifar, "test_list", [["test_batch", digests["test_batch"]]])
+        monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": digests["batches.meta"]})
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def cifar10(home: Path, write_cifar10: Callable[[Path], Path]) -> Path:
+    """A CIFAR-10 of twelve images, fetched already."""
+    return write_cifar10(home / "data" / "cifar10")

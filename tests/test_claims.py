@@ -21,6 +21,7 @@ from tlcourse.claims import (
     Claim,
     Decision,
     Given,
+    at_least,
     contrast,
     count,
     equivalent,
@@ -272,6 +273,31 @@ def test_equal_arms_are_equivalent_and_one_seed_is_not_enough():
 
 def test_a_difference_of_just_the_margin_is_not_inside():
     assert equivalent("alone", "distilled", "errors", margin=2)(differing_by([2.0, 2.0])).verdict == INCONCLUSIVE
+
+
+# at least
+
+
+@pytest.mark.parametrize(
+    ("mean", "slack", "verdict"),
+    [(0.0, 0.01, SUPPORTED), (0.0, -0.01, INCONCLUSIVE), (9.0, 0.01, SUPPORTED), (-3.0, 0.01, SUPPORTED), (-3.0, -0.01, INCONCLUSIVE)],
+)
+def test_at_least_asks_that_the_whole_interval_is_above_the_margin(mean, slack, verdict):
+    rows = differing_by([mean + d for d in SPREAD])
+    low = greater("alone", "distilled", "errors")(rows).low
+    margin = max(slack - low, 0.01)
+    found = at_least("alone", "distilled", "errors", margin=margin)(rows)
+    assert found.verdict == verdict
+    assert found.low == low
+
+
+def test_at_least_is_contradicted_when_the_whole_interval_is_below_the_margin():
+    rows = differing_by([-9.0 + d for d in SPREAD])
+    high = greater("alone", "distilled", "errors")(rows).high
+    assert at_least("alone", "distilled", "errors", margin=-high - 0.01)(rows).verdict == CONTRADICTED
+    assert at_least("alone", "distilled", "errors", margin=-high + 0.01)(rows).verdict == INCONCLUSIVE
+    with pytest.raises(ValueError, match="margin must be > 0, got 0"):
+        at_least("alone", "distilled", "errors", margin=0)
 
 
 # exact

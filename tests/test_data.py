@@ -4,7 +4,6 @@ import errno
 import gzip
 import hashlib
 import http.client
-import pickle
 import re
 import shutil
 import struct
@@ -21,7 +20,20 @@ from PIL import Image
 from scipy.io import savemat
 
 import tlcourse.data
-from tlcourse.data import PHOTOS, DataError, Images, as_input, data_dir, fetch, load, photo, random_crop, random_flip, random_shift
+from tlcourse.data import (
+    PHOTOS,
+    DataError,
+    Images,
+    as_input,
+    data_dir,
+    fetch,
+    is_there,
+    load,
+    photo,
+    random_crop,
+    random_flip,
+    random_shift,
+)
 
 
 def picture(*labels, classes=("ant", "bee", "cow"), side=4):
@@ -586,27 +598,10 @@ def test_a_folder_with_a_damaged_image(photos, damage):
 # --- torchvision's sets -----------------------------------------------------------------------------------------------
 
 
-def write_cifar10(root, monkeypatch):
-    """CIFAR-10 as it lies on the disk, with two images a batch; torchvision is told the digests of these files."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    digests = {}
-    for b, file in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]):
-        data = np.full((2, 3072), b, dtype=np.uint8)
-        data[:, :1024] += 100  # red
-        batch = {"label_names": [f"class {i}" for i in range(10)]} if "meta" in file else {"data": data, "labels": [b, 9]}
-        (folder / file).write_bytes(pickle.dumps(batch))
-        digests[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
-    cifar = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(cifar, "train_list", [[f, digests[f]] for f in digests if "data" in f])
-    monkeypatch.setattr(cifar, "test_list", [["test_batch", digests["test_batch"]]])
-    monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": digests["batches.meta"]})
-    return folder
-
-
-@pytest.fixture
-def cifar10(home, monkeypatch):
-    return write_cifar10(home / "data" / "cifar10", monkeypatch)
+def test_what_is_there(home, write_cifar10):
+    assert [is_there(name) for name in ("mnist", "digits", "cifar10")] == [True, True, False]
+    write_cifar10(home / "data" / "cifar10")
+    assert is_there("cifar10")
 
 
 def test_cifar10_is_read_through_torchvision(cifar10):
@@ -738,14 +733,14 @@ def test_fetch_that_is_interrupted_leaves_nothing(roomy, monkeypatch):
 
 
 @pytest.fixture
-def online(roomy, monkeypatch):
+def online(roomy, monkeypatch, write_cifar10):
     """torchvision's download, which writes a small CIFAR-10."""
     calls = []
 
     def download(self):
         calls.append(self.root)
         if not (Path(self.root) / self.base_folder).exists():
-            write_cifar10(Path(self.root), monkeypatch)
+            write_cifar10(Path(self.root))
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
     return calls

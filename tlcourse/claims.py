@@ -99,6 +99,17 @@ def contrast(weights: Mapping[str, float], metric: str, **where: object) -> Deci
     return Decision("greater", rule)
 
 
+def at_least(a: str, b: str, metric: str, *, margin: float, **where: object) -> Decision:
+    """Arm a has at least as much as arm b, up to a margin: the 95% interval of a − b lies above −margin (contradicted: below it)."""
+    expect(margin > 0, f"margin must be > 0, got {margin}")
+
+    def rule(rows: pd.DataFrame) -> Verdict:
+        effect, low, high, n = interval(_paired(rows, {a: 1.0, b: -1.0}, metric, where), 0.95)
+        return Verdict(_against(low, high, -margin, inf), effect, low, high, n, f"margin {margin:g}")
+
+    return Decision("greater", rule)
+
+
 def equivalent(a: str, b: str, metric: str, *, margin: float, **where: object) -> Decision:
     """Arms a and b differ by less than the margin: the 90% interval of a − b lies inside ±margin (contradicted: outside of it)."""
     expect(margin > 0, f"margin must be > 0, got {margin}")

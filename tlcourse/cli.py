@@ -209,12 +209,12 @@ def data(context: typer.Context) -> None:
     """What data are on board; every file is read and its digest checked."""
     if context.invoked_subcommand is not None:
         return
-    from tlcourse.data import FETCHABLE, ON_BOARD, DataError, data_dir, load
+    from tlcourse.data import FETCHABLE, ON_BOARD, DataError, data_dir, is_there, load
 
     print(f"in {data_dir()}")
     damaged = []
     for name in [*ON_BOARD, *FETCHABLE]:
-        if name in FETCHABLE and not (data_dir() / name).exists():
+        if not is_there(name):
             print(f"  {name:<15}not here; `tlcourse data fetch {name}` brings it (about {FETCHABLE[name][1]} MB)")
             continue
         try:

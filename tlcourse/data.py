@@ -174,6 +174,11 @@ def data_dir() -> Path:
     raise DataError(f"The course's data folder was not found: {looked}. Clone the course's repository and run from inside it.")
 
 
+def is_there(name: str) -> bool:
+    """Whether a data set can be loaded without a network: it came with the course, or has been fetched."""
+    return name not in FETCHABLE or (data_dir() / name).exists()
+
+
 def fetch(name: str) -> Path:
     """Download a set through torchvision into the data folder. Whatever goes wrong, nothing that was there is touched.
 

@@ -10,25 +10,30 @@ import torch.nn.functional as F
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
+from tlcourse.experiments import ledger
 from tlcourse.experiments.attention import (
+    FULL,
     GROUPS,
     LAYERS,
     LECTURE,
     MAPPINGS,
     OWN,
+    PAIRS,
     SETTINGS,
-    TEACHERS,
     attention,
     objective,
+    of_other_pictures,
     pictures,
     recorded,
+    residual_network,
     tapped,
-    thin,
+    told,
     train_student,
     train_teacher,
 )
 from tlcourse.experiments.base import Scale
-from tlcourse.training import Batch, cross_entropy, record
+from tlcourse.methods.fine_tuning import freeze
+from tlcourse.training import Batch, cross_entropy, record, seed_everything
 
 module = import_module("tlcourse.experiments.attention")
 CPU = torch.device("cpu")
@@ -52,7 +57,7 @@ def train(small):
 
 @pytest.fixture
 def said(train):
-    return recorded(thin(10, 2, train), train)
+    return recorded(residual_network(TINY, (10, 2), train), train)
 
 
 def table(rows, seed):
@@ -66,7 +71,7 @@ def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
     rows = pd.concat([table(module.run(settled, seed, CPU), seed) for seed in (0, 1)])
     errors = rows[rows["metric"] == "errors"]
     assert set(errors["arm"]) == set(attention.arms)
-    assert set(errors["pair"]) == {*TEACHERS, "both"}
+    assert set(errors["pair"]) == {*PAIRS, "both"}
     assert {judge(claim, rows).seeds for claim in attention.claims} == {2}
     for kind, names in (("mapping", MAPPINGS), ("layers", LAYERS)):
         one = rows[(rows["seed"] == 0) & (rows["metric"] == f"errors by {kind}")].set_index("arm")["value"]
@@ -84,6 +89,51 @@ def test_tuning_gives_every_arm_as_many_settings_and_never_sees_a_test_picture(s
     assert rows.groupby("arm")["setting"].nunique().to_dict() == dict.fromkeys(["alone", *OWN], 4)
 
 
+@pytest.mark.slow
+def test_the_paper_s_set_up_runs_on_cifar10_where_it_is(cifar10):
+    """A few pictures, in CIFAR's own files; the networks are the paper's, but for their depth."""
+    sizes = {"images": 6, "validation": 4, "student": (10, 1), "teachers": {"wider": (10, 2), "deeper": (16, 1)}}
+    scale = Scale(**vars(FULL) | sizes | {"teacher_epochs": 1, "epochs": 1})
+    rows = table(module.run(scale, 0, CPU), 0)
+    found = rows[rows["metric"] == "errors"]
+    assert set(found["arm"]) == set(attention.arms)
+    assert found["value"].between(0, 100).all()
+    assert {judge(claim, pd.concat([rows, rows.assign(seed=1)])).seeds for claim in attention.claims} == {2}
+
+
+def test_a_scale_whose_data_are_not_on_board_is_not_missing(home, cifar10):
+    assert {entry.scale for entry in ledger("attention")} == {"lecture", "full"}
+    cifar10.parent.rename(home / "elsewhere")
+    assert {(entry.scale, entry.status) for entry in ledger("attention")} == {("lecture", "missing")}
+
+
+@pytest.mark.parametrize("arm", OWN)
+def test_a_teacher_that_is_asked_says_what_it_said_when_it_was_recorded(arm, train, said):
+    seed_everything(0)
+    teacher = freeze(residual_network(TINY, (10, 2), train))
+    batch = batch_of(train)
+    losses = []
+    for source in (teacher, recorded(teacher, train)):
+        seed_everything(1)  # for the convolutions of F-ActT
+        how = objective(arm, source, {"beta": 3.0, "T": 4.0, "alpha": 0.9})
+        seed_everything(2)
+        net = residual_network(TINY, (10, 1), train)
+        losses.append(how(net, batch))
+        losses[-1].backward()
+        assert all(p.grad is None for p in teacher.parameters())
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_teacher_of_other_pictures_is_the_next_one_s(train, said):
+    teacher = freeze(residual_network(TINY, (10, 2), train))
+    batch = batch_of(train)
+    logits, features = told(of_other_pictures(teacher), batch)
+    expected, theirs = told(teacher, batch)
+    torch.testing.assert_close(logits, expected.roll(1, 0))
+    torch.testing.assert_close(features[1], theirs[1].roll(1, 0))
+    assert torch.equal(of_other_pictures(said)["group2"][5], said["group2"][4])
+
+
 def test_students_of_a_seed_begin_alike_and_a_teacher_does_not(train):
     start = {"lr": 1e-12}
     ours = [train_student(TINY, train, cross_entropy, start, 0) for _ in range(2)]
@@ -95,7 +145,7 @@ def test_students_of_a_seed_begin_alike_and_a_teacher_does_not(train):
 
 
 def test_what_is_tapped_is_what_record_records(train):
-    net = thin(10, 1, train).eval()
+    net = residual_network(TINY, (10, 1), train).eval()
     logits, taken = tapped(net, train.pixels.float() / 255)
     expected = record(net, train, of=GROUPS)
     assert all(torch.equal(ours, expected[name]) for name, ours in zip(GROUPS, taken))
@@ -109,7 +159,7 @@ def batch_of(train):
 
 
 def test_an_objective_is_labels_and_what_its_arm_adds(train, said):
-    net, batch = thin(10, 1, train), batch_of(train)
+    net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     logits, features = tapped(net, batch.x)
     teacher = [said[name][batch.index] for name in GROUPS]
     hard = F.cross_entropy(logits, batch.y)
@@ -130,13 +180,13 @@ def test_an_objective_is_labels_and_what_its_arm_adds(train, said):
 def test_full_activations_train_a_convolution_where_channels_differ(train, said):
     how = objective("F-ActT", said, {"beta": 3.0})
     assert sum(p.numel() for p in how.parameters()) == sum((c + 1) * 2 * c for c in (8, 16, 32))
-    net, batch = thin(10, 1, train), batch_of(train)
+    net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     how(net, batch).backward()
     assert all(p.grad is not None for p in how.parameters())
 
 
 def test_a_mapping_and_layers_can_be_chosen(train, said):
-    net, batch = thin(10, 1, train), batch_of(train)
+    net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     found = {
         name: objective("AT", said, {"beta": 30.0}, **change)(net, batch).item()
         for name, change in (MAPPINGS | {name: {"layers": groups} for name, groups in LAYERS.items()}).items()

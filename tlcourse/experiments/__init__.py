@@ -5,9 +5,11 @@ from math import inf, nan
 
 from tlcourse import records
 from tlcourse.claims import Claim, Verdict, judge
+from tlcourse.data import is_there
 from tlcourse.experiments.attention import attention
 from tlcourse.experiments.base import Experiment
 from tlcourse.experiments.distillation import distillation
+from tlcourse.experiments.few_labels import few_labels
 from tlcourse.experiments.forgetting import forgetting
 from tlcourse.experiments.looking import looking
 from tlcourse.experiments.lwf_cost import lwf_cost
@@ -25,6 +27,7 @@ _ALL = (
     omitted_digit,
     other_task,
     attention,
+    few_labels,
     looking,
     forgetting,
     task_sequence,
@@ -70,9 +73,13 @@ def find(name: str) -> Experiment:
 
 
 def ledger(name: str | None = None) -> list[Entry]:
-    """The claims of one experiment, or of all, at each scale that bears on them, with their verdicts."""
+    """The claims of one experiment, or of all, at each scale that bears on them, with their verdicts.
+
+    A scale whose data are not on board is left out, unless it has been measured elsewhere.
+    """
     chosen = [find(name)] if name else list(EXPERIMENTS.values())
-    return [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales if scale != "live"]
+    entries = [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales if scale != "live"]
+    return [e for e in entries if e.status != "missing" or is_there(getattr(e.experiment.scales[e.scale], "data", "mnist"))]
 
 
 def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:

@@ -2,9 +2,11 @@
 
 A thin residual network learns clothes from 2,000 pictures, with the help of a teacher of the same depth and twice the width, or of the same
 width and more depth. The teacher learnt from the same pictures, shifted and mirrored. What it says, and where it looks, is recorded once.
+At `full` scale it is the paper's networks on CIFAR-10; there students see shifted pictures too, so teachers have to be asked each time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlcourse.claims import Claim, Given, count, greater
-from tlcourse.data import Images, load, random_flip, random_shift
+from tlcourse.data import Images, load, random_crop, random_flip, random_shift
 from tlcourse.experiments.base import Experiment, Row, Scale
 from tlcourse.methods.attention import activation_loss, attention_map, attention_transfer_loss, connectors
 from tlcourse.methods.distillation import distillation_loss
+from tlcourse.methods.fine_tuning import freeze
 from tlcourse.metrics import errors
 from tlcourse.models import WideResNet
 from tlcourse.training import Augmentation, Batch, Objective, cross_entropy, fit, predict, record, seed_everything
 
 GROUPS = ("group1", "group2", "group3")
-STUDENT = (10, 1)  # depth and width
-TEACHERS = {"wider": (10, 2), "deeper": (28, 1)}
+PAIRS = ("wider", "deeper")
 RATES = (2e-2, 5e-2)
 # For each arm four settings of learning rate and what is its own. Where to look was found in a trial with a seed of its own.
 OWN: dict[str, list[dict[str, float]]] = {
@@ -43,24 +45,32 @@ MAPPINGS: dict[str, dict[str, Any]] = {
     "max, p = 2": {"p": 2, "over": "max"},
 }
 LAYERS = {"group 1": GROUPS[:1], "group 2": GROUPS[1:2], "group 3": GROUPS[2:], "all groups": GROUPS}
+AUGMENTED: dict[str, tuple[Augmentation, ...]] = {
+    "fashion_mnist": (random_shift(2), random_flip()),
+    "mnist": (random_shift(2),),
+    "cifar10": (random_crop(4), random_flip()),
+}
 Recorded = Mapping[str, Tensor]  # by group: activations (N, C, H, W); "logits": (N, K)
+Teacher = Recorded | nn.Sequential  # what it said, or itself
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """Errors in percent of every arm and pair; for AT also by mapping and by layers, and with the maps of other pictures."""
     train, validation = pictures(scale, seed, device)
-    test = load("fashion_mnist", "test").to(device)
-    alone = SETTINGS["alone"][scale.chosen(arm="alone")]
-    plain, shifted = (train_student(scale, train, cross_entropy, alone, seed, augment) for augment in ((), AUGMENTED))
+    test = load(scale.data, "test").to(device)
+    alone = setting(scale, arm="alone")
+    plain = train_student(scale, train, cross_entropy, alone, seed)
+    shifted = plain if scale.shifted else train_student(scale, train, cross_entropy, alone, seed, shifted=True)
     rows = []
-    for pair in TEACHERS:
+    for pair in scale.teachers:
         teacher = train_teacher(scale, train, pair, seed)
-        said = recorded(teacher, train)
+        said = teacher if scale.shifted else recorded(teacher, train)
         students = {"teacher": teacher, "alone": plain, "alone, shifted": shifted}
-        chosen = {arm: SETTINGS[arm][scale.chosen(arm=arm, pair=pair)] for arm in OWN}
-        students |= {arm: train_student(scale, train, objective(arm, said, chosen[arm]), chosen[arm], seed) for arm in OWN}
-        others = {name: value.roll(1, 0) for name, value in said.items()}
-        students["AT, other pictures"] = train_student(scale, train, objective("AT", others, chosen["AT"]), chosen["AT"], seed)
+        chosen = {arm: setting(scale, arm=arm, pair=pair) for arm in OWN}
+        maps = [scale.base * scale.student[1] * 2**i for i in range(3)]
+        students |= {arm: train_student(scale, train, objective(arm, said, chosen[arm], maps=maps), chosen[arm], seed) for arm in OWN}
+        others = objective("AT", of_other_pictures(said), chosen["AT"])
+        students["AT, other pictures"] = train_student(scale, train, others, chosen["AT"], seed)
         rows += [Row(arm, "errors", percent(net, test), {"pair": pair}) for arm, net in students.items()]
         if pair == "wider":
             yield from _variants(scale, train, validation, test, said, chosen["AT"], seed)
@@ -71,7 +81,7 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 
 def _variants(
-    scale: Scale, train: Images, validation: Images, test: Images, said: Recorded, chosen: Mapping[str, float], seed: int
+    scale: Scale, train: Images, validation: Images, test: Images, said: Teacher, chosen: Mapping[str, float], seed: int
 ) -> Iterator[Row]:
     """AT by mapping and by layers; and of each kind the one that validation finds best, and worst."""
     kinds: dict[str, dict[str, dict[str, Any]]] = {
@@ -95,7 +105,7 @@ def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     for name, setting in SETTINGS["alone"].items():
         net = train_student(scale, train, cross_entropy, setting, seed)
         yield Row("alone", "validation errors", percent(net, validation), {"setting": name})
-    for pair in TEACHERS:
+    for pair in scale.teachers:
         said = recorded(train_teacher(scale, train, pair, seed), train)
         for arm in OWN:
             for name, setting in SETTINGS[arm].items():
@@ -105,36 +115,39 @@ def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 def pictures(scale: Scale, seed: int, device: torch.device) -> list[Images]:
     """Training and validation pictures of a seed."""
-    return [part.to(device) for part in load("fashion_mnist").split(scale.images, scale.validation, seed=seed)]
+    return [part.to(device) for part in load(scale.data).split(scale.images, scale.validation, seed=seed)]
 
 
-AUGMENTED: tuple[Augmentation, ...] = (random_shift(2), random_flip())
+def setting(scale: Scale, **where: str) -> Mapping[str, float]:
+    """What validation chose for an arm and a pair, or where nothing is tuned what the scale says."""
+    return SETTINGS[where["arm"]][scale.chosen(**where)] if scale.tuning_seeds else scale.settings[where["arm"]]
 
 
 def train_teacher(scale: Scale, train: Images, pair: str, seed: int) -> nn.Sequential:
     """A larger network that saw the pictures shifted and mirrored."""
     seed_everything(seed + 1)  # not the student's initial weights
-    teacher = thin(*TEACHERS[pair], train)
-    fit(
-        teacher, train, cross_entropy, epochs=scale.teacher_epochs, lr=1e-2, weight_decay=5e-4, augment=AUGMENTED, seed=seed, progress=False
-    )
-    return teacher
+    teacher = residual_network(scale, scale.teachers[pair], train)
+    how: dict[str, Any] = {"epochs": scale.teacher_epochs, "lr": scale.teacher_lr, "augment": AUGMENTED[scale.data], "seed": seed}
+    fit(teacher, train, cross_entropy, optimizer=scale.optimizer, weight_decay=5e-4, progress=False, **how)
+    return freeze(teacher)
 
 
 def train_student(
-    scale: Scale, train: Images, objective: Objective, setting: Mapping[str, float], seed: int, augment: tuple[Augmentation, ...] = ()
+    scale: Scale, train: Images, objective: Objective, setting: Mapping[str, float], seed: int, *, shifted: bool = False
 ) -> nn.Sequential:
-    """All students of a seed begin with the same weights and see the same batches."""
+    """All students of a seed begin with the same weights and see the same batches, moved and mirrored if so asked here or by the scale."""
     seed_everything(seed)
-    student = thin(*STUDENT, train)
-    how: dict[str, Any] = {"epochs": scale.epochs, "lr": setting["lr"], "weight_decay": 5e-4, "seed": seed, "progress": False}
-    fit(student, train, objective, augment=augment or None, **how)
+    student = residual_network(scale, scale.student, train)
+    augment = AUGMENTED[scale.data] if shifted or scale.shifted else None
+    how: dict[str, Any] = {"epochs": scale.epochs, "lr": setting["lr"], "augment": augment, "seed": seed}
+    fit(student, train, objective, optimizer=scale.optimizer, weight_decay=5e-4, progress=False, **how)
     return student
 
 
-def thin(depth: int, width: int, images: Images) -> nn.Sequential:
-    """A residual network with half of the usual maps, whose first convolution halves the size: maps of 14, 7 and 4 pixels a side."""
-    network = WideResNet(depth, width, len(images.classes), channels=images.pixels.shape[1], base=8, stem_stride=2)
+def residual_network(scale: Scale, size: tuple[int, int], images: Images) -> nn.Sequential:
+    """Depth and width are size. At `lecture` scale thin: maps of 14, 7 and 4 pixels a side, as the first convolution halves the size."""
+    channels = images.pixels.shape[1]
+    network = WideResNet(*size, len(images.classes), channels=channels, base=scale.base, stem_stride=scale.stem_stride)
     return network.to(images.pixels.device)
 
 
@@ -153,22 +166,50 @@ def tapped(network: nn.Sequential, x: Tensor, layers: tuple[str, ...] = GROUPS) 
     return x, taken
 
 
+def told(teacher: Teacher, batch: Batch, layers: Sequence[str] = GROUPS) -> tuple[Tensor, list[Tensor]]:
+    """What a teacher says of a batch, and its features or maps: looked up where recorded, asked for where pictures change every time."""
+    if isinstance(teacher, nn.Module):
+        with torch.no_grad():
+            return tapped(teacher, batch.x, tuple(layers))
+    return teacher["logits"][batch.index], [teacher[name][batch.index] for name in layers]
+
+
+def of_other_pictures(teacher: Teacher) -> Teacher:
+    """A control: every picture gets what the teacher says of another."""
+    if isinstance(teacher, nn.Module):
+        return nn.Sequential(OrderedDict(others=_Exchanged(), **dict(teacher.named_children())))
+    return {name: value.roll(1, 0) for name, value in teacher.items()}
+
+
+class _Exchanged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, 0)
+
+
 def objective(
-    arm: str, said: Recorded, setting: Mapping[str, float], *, layers: tuple[str, ...] = GROUPS, p: float = 2, over: Any = "sum"
+    arm: str,
+    teacher: Teacher,
+    setting: Mapping[str, float],
+    *,
+    layers: tuple[str, ...] = GROUPS,
+    p: float = 2,
+    over: Any = "sum",
+    maps: Sequence[int] = (8, 16, 32),
 ) -> Objective:
-    """What a student of this arm minimises, with what its teacher said. setting: its own of beta, T and alpha."""
+    """What a student of this arm minimises, with what its teacher says. setting: its own of beta, T and alpha; maps: the student's."""
     if arm == "F-ActT":
-        return FullActivations(said, setting["beta"])
-    maps = {name: attention_map(said[name], p, over) for name in layers}
+        return FullActivations(teacher, setting["beta"], maps)
+    if not isinstance(teacher, nn.Module):
+        teacher = {**teacher, **{name: attention_map(teacher[name], p, over) for name in layers}}
     form: Any = "code" if arm == "AT, code's form" else "paper"
 
     def minimise(net: Any, batch: Batch) -> Tensor:
         logits, features = tapped(net, batch.x, layers)
+        said, theirs = told(teacher, batch, layers)
         loss = F.cross_entropy(logits, batch.y)
         if "T" in setting:
-            loss = distillation_loss(logits, said["logits"][batch.index], batch.y, T=setting["T"], alpha=setting["alpha"])
+            loss = distillation_loss(logits, said, batch.y, T=setting["T"], alpha=setting["alpha"])
         if "beta" in setting:
-            theirs = [maps[name][batch.index] for name in layers]
             loss = loss + attention_transfer_loss(features, theirs, beta=setting["beta"], p=p, over=over, form=form)
         return loss
 
@@ -176,20 +217,26 @@ def objective(
 
 
 class FullActivations(nn.Module):
-    """The objective of F-ActT: it has convolutions of its own, which are trained along."""
+    """The objective of F-ActT: it has convolutions of its own, from the student's number of maps to the teacher's, trained along."""
 
-    def __init__(self, said: Recorded, beta: float) -> None:
+    def __init__(self, teacher: Teacher, beta: float, maps: Sequence[int]) -> None:
         super().__init__()
-        self.said, self.beta = said, beta
-        width = [8 * STUDENT[1] * 2**i for i in range(3)]
-        self.connectors = connectors(width, [said[name].shape[1] for name in GROUPS]).to(said["logits"].device)
+        self.teacher, self.beta = teacher, beta
+        theirs = [_maps_of(teacher, name) for name in GROUPS]
+        where = next(teacher.parameters()).device if isinstance(teacher, nn.Module) else teacher["logits"].device
+        self.connectors = connectors(maps, theirs).to(where)
 
     def forward(self, net: Any, batch: Batch) -> Tensor:
         """Cross-entropy, and how far the student's activations are from the teacher's."""
         logits, features = tapped(net, batch.x)
         ours = [connect(x) for connect, x in zip(self.connectors, features)]
-        theirs = [self.said[name][batch.index] for name in GROUPS]
-        return F.cross_entropy(logits, batch.y) + activation_loss(ours, theirs, beta=self.beta)
+        return F.cross_entropy(logits, batch.y) + activation_loss(ours, told(self.teacher, batch)[1], beta=self.beta)
+
+
+def _maps_of(teacher: Teacher, group: str) -> int:
+    if isinstance(teacher, nn.Module):
+        return int(next(reversed(list(teacher.get_submodule(group).parameters()))).shape[0])  # the last convolution's
+    return teacher[group].shape[1]
 
 
 def percent(network: nn.Module, images: Images) -> float:
@@ -197,12 +244,52 @@ def percent(network: nn.Module, images: Images) -> float:
     return 100 * errors(predict(network, images), images.labels) / len(images)
 
 
-LECTURE = Scale(seeds=6, tuning_seeds=2, minutes=60, images=2_000, validation=5_000, teacher_epochs=60, epochs=40)
+LECTURE = Scale(
+    seeds=6,
+    tuning_seeds=2,
+    minutes=60,
+    data="fashion_mnist",
+    images=2_000,
+    validation=5_000,
+    student=(10, 1),  # depth and width
+    teachers={"wider": (10, 2), "deeper": (28, 1)},
+    base=8,
+    stem_stride=2,
+    optimizer="adamw",
+    teacher_lr=1e-2,
+    teacher_epochs=60,
+    epochs=40,
+    shifted=False,
+)
+FULL = Scale(  # the paper's second and third row, for a GPU; its learning rate falls in three steps, ours smoothly
+    seeds=3,
+    minutes=2_000,
+    data="cifar10",
+    images=45_000,
+    validation=5_000,
+    student=(16, 1),
+    teachers={"wider": (16, 2), "deeper": (40, 1)},
+    base=16,
+    stem_stride=1,
+    optimizer="sgd",
+    teacher_lr=0.1,
+    teacher_epochs=200,
+    epochs=200,
+    shifted=True,
+    settings={
+        "alone": {"lr": 0.1},
+        "AT": {"lr": 0.1, "beta": 3.0},
+        "AT, code's form": {"lr": 0.1, "beta": 1_000.0},
+        "F-ActT": {"lr": 0.1, "beta": 3.0},
+        "KD": {"lr": 0.1, "T": 4.0, "alpha": 0.9},
+        "AT+KD": {"lr": 0.1, "T": 4.0, "alpha": 0.9, "beta": 3.0},
+    },
+)
 _SOURCE = "lecture, attention transfer, table of CIFAR-10; Zagoruyko and Komodakis 2017, table 1"
 _VARIES = "each seed draws its pictures and trains its own teachers"
 _BETTER = Given(
     "both teachers are better than the student alone",
-    count([greater("alone", "teacher", "errors", pair=pair) for pair in TEACHERS], at_least=2),
+    count([greater("alone", "teacher", "errors", pair=pair) for pair in PAIRS], at_least=2),
 )
 
 
@@ -211,7 +298,7 @@ def _beats(arm: str, other: str) -> Callable[[str], Any]:
 
 
 def _in_both(arm: str, other: str) -> Any:
-    return count([_beats(arm, other)(pair) for pair in TEACHERS], at_least=2)
+    return count([_beats(arm, other)(pair) for pair in PAIRS], at_least=2)
 
 
 attention = Experiment(
@@ -221,7 +308,7 @@ attention = Experiment(
     run=run,
     tune=tune,
     arms=("teacher", "alone", "alone, shifted", *OWN, "AT, other pictures"),
-    scales={"lecture": LECTURE},
+    scales={"lecture": LECTURE, "full": FULL},
     claims=[
         Claim(
             "A1",
@@ -271,7 +358,7 @@ attention = Experiment(
             source=_SOURCE,
             paper="3 of 4 (E2)",
             decide=count(
-                [count([_beats("AT+KD", other)(pair) for other in ("alone", "AT", "F-ActT", "KD")], at_least=4) for pair in TEACHERS],
+                [count([_beats("AT+KD", other)(pair) for other in ("alone", "AT", "F-ActT", "KD")], at_least=4) for pair in PAIRS],
                 at_least=2,
             ),
             unit="in how many of two pairs it beats alone, AT, F-ActT and KD",
