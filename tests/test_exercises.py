@@ -1,15 +1,20 @@
 """Exercises judge: right answers in any form, every planted mistake by its own diagnosis, stubs, crashes."""
 
 import linecache
+import re
+from dataclasses import replace
 
 import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from tlcourse.exercises import EXERCISES, check, distillation, exercise, find, hint, lwf, solution
+from tlcourse.exercises import EXERCISES, attention, check, distillation, exercise, find, hint, lwf, solution
 from tlcourse.exercises._box import source
-from tlcourse.exercises._exercise import SIZES, verdict
+from tlcourse.exercises._exercise import SIZES, value, verdict
+from tlcourse.methods.attention import attention_transfer_loss
+from tlcourse.methods.saliency import grad_cam
 
 PLANTED = [(name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes]
 
@@ -103,6 +108,72 @@ def test_a_gradient_by_autograd_is_right_too():
         return leaf.grad
 
     assert said("gradient", answer) == "Right."
+
+
+def test_the_solutions_of_attention_are_what_the_package_computes():
+    student, teacher = ([torch.randn(4, c, side, side) for c, side in sizes] for sizes in (((2, 6), (3, 4)), ((5, 6), (3, 4))))
+    expected = {form: attention_transfer_loss(student, teacher, beta=3.0, p=2, form=form) for form in ("paper", "code")}
+    torch.testing.assert_close(attention.loss_of_the_paper(student, teacher, 3.0, 2), expected["paper"])
+    torch.testing.assert_close(attention.repaired_loss(student, teacher, 3.0), expected["code"])
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    network, asked = nn.Sequential(nn.Identity(), *head), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(attention.cam_of_head(student[0], head, asked), grad_cam(network, "0", student[0], asked))
+
+
+def test_the_unrepaired_loss_is_zero_of_any_logits():
+    as_found = EXERCISES["find_the_bug_attention"].mistakes[0][1]
+    assert as_found(torch.randn(8, 10), torch.randn(8, 10), 1000.0) == 0
+
+
+def by_channel_means(student, teacher, beta, p):
+    """As the official code makes its maps: a mean over channels, where equal maps differ by rounding."""
+    rows = [[F.normalize(A.abs().pow(p).mean(1).flatten(1)) for A in pair] for pair in zip(student, [t.detach() for t in teacher])]
+    return beta / 2 * sum(F.pairwise_distance(*pair).mean() for pair in rows)
+
+
+def in_double(student, teacher, beta, p):
+    return attention.loss_of_the_paper([s.double() for s in student], [t.double() for t in teacher], beta, p)
+
+
+def repaired_by_an_einsum(student, teacher, beta):
+    q = [[F.normalize(torch.einsum("nchw,nchw->nhw", A, A).flatten(1)) for A in side] for side in (student, [t.detach() for t in teacher])]
+    return beta * sum(F.mse_loss(a, b) for a, b in zip(*q))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("attention_loss", by_channel_means), ("attention_loss", in_double), ("find_the_bug_attention", repaired_by_an_einsum)],
+)
+def test_an_attention_loss_written_differently_is_right(name, answer):
+    assert said(name, answer) == "Right."
+
+
+@pytest.mark.parametrize("made", [lambda z: z.bfloat16() + 1, lambda z: exit()])
+def test_odd_answers_get_a_verdict(made):
+    assert said("guided_relu", lambda x, gradient: made(x)).startswith(("Not yet", "Your code stopped"))
+
+
+@pytest.mark.parametrize("name", ["attention_loss", "find_the_bug_attention"])
+@pytest.mark.parametrize("answer", [lambda **a: 3.0, lambda **a: a["student"][0], lambda **a: torch.tensor(1.0)])
+def test_an_attention_loss_that_cannot_train_says_so(name, answer):
+    wanted = "the loss must be one number, a tensor of no dimensions that is computed from student"
+    assert said(name, answer) == f"Not yet: TypeError: {wanted}"
+
+
+def test_lists_of_tensors_are_told_by_their_shapes():
+    text = said("attention_loss", lambda student, teacher, beta, p: 2 * attention.loss_of_the_paper(student, teacher, beta, p + 1))
+    assert text.startswith("Not yet. For student = [numbers of shape (1, 2, 3, 3), [[[[ 0.393 1.132] [-0.54 -2.21 ]]")
+
+
+def test_lists_that_the_answer_shortens_were_changed():
+    exercise = replace(EXERCISES["attention_loss"], see=value)
+
+    def answer(student, teacher, beta, p):
+        loss = attention.loss_of_the_paper(student, teacher, beta, p)
+        student.pop()
+        return loss
+
+    assert verdict(exercise, answer) == "Not yet: the function changes its arguments; work on copies."
 
 
 # wrong in ways nobody planted
@@ -205,7 +276,7 @@ def test_the_solution_that_is_shown_is_the_source_of_a_right_answer(name):
     assert said(name, space[EXERCISES[name].reference.__name__]) == "Right."
 
 
-@pytest.mark.parametrize("chapter", [distillation, lwf])
+@pytest.mark.parametrize("chapter", [distillation, attention, lwf])
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
     core = [e.kind for e in chapter.EXERCISES.values() if e.core]
     assert sorted(core) == ["complete", "repair", "write"]
@@ -220,5 +291,7 @@ def test_every_exercise_stands_in_a_chapter_and_its_stub_says_what_it_should(rep
     checks = [c for c in cells if c.cell_type == "code" and "check(" in c.source and "def my_" in c.source]
     assert {name for name in EXERCISES for c in checks if f'check("{name}"' in c.source} == set(EXERCISES)
     for c in checks:
+        name, defined = re.search(r'check\("(\w+)"', c.source)[1], re.findall(r"def (my_\w+)", c.source)
+        assert set(re.findall(r"`(my_\w+)\(", EXERCISES[name].task)) <= set(defined), name
         text = "".join(out.get("text", "") for out in c.outputs)
         assert text.startswith("Not yet:" if 'check("find_the_bug' in c.source else "Not attempted yet"), text

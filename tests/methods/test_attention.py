@@ -169,6 +169,19 @@ def test_gradients_are_finite_where_all_activations_are_zero_and_where_the_maps_
     assert nothing[0].grad.isfinite().all()
 
 
+def test_half_precision_does_not_overflow():
+    student, teacher = [normal(2, 64, 8, 8) * 20], [normal(2, 64, 8, 8, seed=1) * 20]
+    for dtype in (torch.float16, torch.bfloat16):
+        s, t = student[0].to(dtype), teacher[0].to(dtype)
+        for loss in (attention_transfer_loss, activation_loss):
+            leaf = s.clone().requires_grad_()
+            found = loss([leaf], [t], beta=1.0)
+            assert_close(found, loss([s.float()], [t.float()], beta=1.0))
+            found.backward()
+            assert leaf.grad.isfinite().all()
+        assert loss([torch.zeros_like(s)], [torch.zeros_like(t)], beta=1.0) == 0
+
+
 # full activations
 
 
@@ -223,6 +236,15 @@ def test_the_input_gradient_of_an_image_is_the_same_in_any_batch_and_leaves_the_
     assert not found.requires_grad
 
 
+def test_a_model_may_work_in_place_and_what_was_made_in_inference_mode_may_be_asked_about():
+    net, x, y = network(), normal(3, 1, 2, 4), torch.tensor([0, 1, 2])
+    expected, before = input_gradient(net, x, y), x.clone()
+    assert_close(input_gradient(lambda x: net(x.mul_(1)), x, y), expected)
+    assert torch.equal(x, before)
+    with torch.inference_mode():
+        assert_close(input_gradient(net, x * 1, y * 1), expected)
+
+
 def test_the_loss_on_gradients_can_be_differentiated_by_the_weights():
     net, x, y = network(), normal(3, 1, 2, 4), torch.tensor([0, 1, 2])
     teacher = input_gradient(network(1), x, y)
@@ -271,6 +293,10 @@ A = torch.ones(2, 3, 4, 4)
         (lambda: attention_transfer_loss([A], [A[0, 0]], beta=1), "the same images, got 2 and 4"),
         (lambda: activation_loss([A], [A[:, :2]], beta=1), r"equal channels, got \(2, 3, 4, 4\) and \(2, 2, 4, 4\)"),
         (lambda: activation_loss([A], [A], beta=float("inf")), "beta must be a finite number >= 0, got inf"),
+        (lambda: attention_transfer_loss([A[..., :1, :1]], [A], beta=1), "maps must have more than one place"),
+        (lambda: activation_loss([A[:, :, 0]], [A], beta=1), r"\(N, C, H, W\) and not be empty, got \(2, 3, 4\)"),
+        (lambda: activation_loss([A[:0]], [A[:0]], beta=1), "not be empty"),
+        (lambda: gradient_transfer_loss(A[:0], A[:0], beta=1), r"gradients must be \(N, …\), got \(0, 3, 4, 4\)"),
         (lambda: connectors([3], [3, 4]), "the same length, got 1 and 2"),
         (lambda: gradient_transfer_loss(A, A[:1], beta=1), "the same shape"),
         (lambda: gradient_transfer_loss(A, A, beta=-2), "beta must be a finite number >= 0, got -2"),

@@ -229,6 +229,101 @@ def test_the_model_is_left_as_it_was_also_when_something_raises(method):
     assert torch.autograd.grad(-F.relu(leaf), leaf)[0].item() == -1
 
 
+OTHERS = {
+    "clip": lambda x: torch.clip(x, 0),
+    "clamp in place": lambda x: torch.clamp_(x, 0),
+    "clamp_min": lambda x: x.clamp_min(0),
+    "maximum": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    "where": lambda x: torch.where(x > 0, x, 0 * x),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "half of x + |x|": lambda x: (x + x.abs()) / 2,
+    "threshold": lambda x: torch.threshold(x, 0, 0),
+    "aten": torch.ops.aten.relu,
+    "scripted": torch.jit.script(nn.ReLU()),
+    "leaky": lambda x: F.leaky_relu_(x.clone()),
+    "prelu": nn.PReLU(),
+    "rrelu": nn.RReLU(),
+    "softmax": nn.Softmax(1),
+    **{part.__name__: part() for part in (nn.SELU, nn.CELU, nn.ELU, nn.GELU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softplus)},
+    **{part.__name__: part() for part in (nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink)},
+}
+
+
+class Called(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_one_relu_does_not_hide_another_nonlinearity(kind):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1), Called(OTHERS[kind]), nn.Flatten(), nn.Linear(108, 5)).double()
+    with pytest.raises(ValueError, match="defined for ReLUs, and this model computes"):
+        guided_backprop(net, x, 0)
+
+
+class Prepares(nn.Module):
+    """Normalises its input in place."""
+
+    def forward(self, x):
+        return x.sub_(0.5).div_(0.25)
+
+
+def test_a_model_may_work_in_place_on_what_it_is_given():
+    net = network()
+    prepared, before = nn.Sequential(Prepares(), *net), x.clone()
+    expected = guided_grad_cam(nn.Sequential(Called(lambda x: (x - 0.5) / 0.25), *net), "4", x, classes)
+    assert_close(guided_grad_cam(prepared, "4", x, classes), expected)
+    assert torch.equal(x, before)
+
+
+def test_what_was_made_in_inference_mode_may_be_asked_about():
+    net = network()
+    expected = grad_cam(net, "3", x, classes), guided_backprop(net, x, classes)
+    with torch.inference_mode():
+        made, asked = x * 1, classes * 1
+        assert_close(grad_cam(net, "3", made, asked), expected[0])
+        assert_close(guided_backprop(net, made, asked), expected[1])
+    assert_close(grad_cam(net, "3", made, asked), expected[0])
+
+
+class Merging(nn.Linear):
+    """Adds its own update to its weight while it is in eval mode, as adapters do."""
+
+    merged = False
+
+    def train(self, mode=True):
+        self.weight.data.add_(1.0 if self.merged and mode else -1.0 if not self.merged and not mode else 0.0)
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_parts_that_act_on_a_change_of_mode_are_told_of_the_way_back():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), Merging(108, 5)).double()
+    before = net[3].weight.detach().clone()
+    grad_cam(net, "1", x, 0)
+    assert net[3].training
+    assert not net[3].merged
+    assert_close(net[3].weight.detach(), before)
+
+
+class Beside(nn.Module):
+    """A layer whose output goes nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(2, 2, 3), nn.LSTM(8, 3)
+
+    def forward(self, x):
+        self.conv(x)
+        self.other(x[:, 0])
+        return x.flatten(1)[:, :5]
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -249,13 +344,21 @@ def with_(activation):
         (lambda: grad_cam(network(), "", x, 0), "the model has no layer ''"),
         (lambda: grad_cam(network(), "6", x, 0), r"must give \(N, C, H, W\), got \(3, 5\)"),
         (lambda: grad_cam(Twice().double(), "conv", x, 0), "must be met once in a forward pass, it was met 2 times"),
+        (lambda: grad_cam(Beside().double(), "other", x, 0), "the layer 'other' must give a tensor, got tuple"),
+        (lambda: grad_cam(Beside().double(), "conv", x, 0), "the layer 'conv' must reach the logits, and they do not depend on it"),
+        (lambda: grad_cam(network(), "3", x, classes[:2]), r"one for each of 3 images, got \(2,\), torch.int64"),
+        (
+            lambda: grad_cam(network(), "3", x, 1.0),
+            r"classes must be one whole number or one for each of 3 images, got \(\), torch.float32",
+        ),
+        (lambda: guided_backprop(nn.Sequential(network(), Called(lambda z: z[:2])), x, 0), "for each of 3 images, got 2"),
         (lambda: grad_cam(network(), "3", x, 5), "classes must be in 0 … 4, got 5"),
         (lambda: guided_backprop(network(), x, -1), "classes must be in 0 … 4, got -1"),
         (lambda: guided_backprop(network()[:3], x, 0), r"the model must give logits of shape \(N, K\)"),
-        (lambda: guided_backprop(with_(nn.Identity()), x, 0), "this one called none"),
-        (lambda: guided_backprop(with_(nn.SiLU()), x, 0), "defined for ReLUs, and this model calls silu"),
-        (lambda: guided_backprop(with_(nn.LeakyReLU()), x, 0), "this model calls leaky_relu"),
-        (lambda: guided_backprop(with_(nn.Hardtanh()), x, 0), "this model calls hardtanh from -1.0 to 1.0"),
+        (lambda: guided_backprop(with_(nn.Identity()), x, 0), "this one computes none"),
+        (lambda: guided_backprop(with_(nn.SiLU()), x, 0), "defined for ReLUs, and this model computes Silu"),
+        (lambda: guided_backprop(with_(nn.LeakyReLU()), x, 0), "this model computes LeakyRelu"),
+        (lambda: guided_backprop(with_(nn.Hardtanh()), x, 0), "this model computes Hardtanh"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, message):

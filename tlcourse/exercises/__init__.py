@@ -1,11 +1,11 @@
 """Exercises that say what is wrong: `exercise(name)` shows one, `check(name, answer)` judges an answer, `hint` and `solution` help."""
 
-from tlcourse.exercises import distillation, lwf
+from tlcourse.exercises import attention, distillation, lwf
 from tlcourse.exercises._box import box, fold, source
 from tlcourse.exercises._exercise import Exercise, verdict
 from tlcourse.methods._checks import expect
 
-EXERCISES: dict[str, Exercise] = {**distillation.EXERCISES, **lwf.EXERCISES}
+EXERCISES: dict[str, Exercise] = {**distillation.EXERCISES, **attention.EXERCISES, **lwf.EXERCISES}
 _given: dict[str, int] = {}  # hints so far
 
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 Function = Callable[..., Any]
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)  # inputs grow, so that the first one that differs is the smallest
+FEW = 16  # so many numbers of a table are shown
 
 
 def value(function: Function, inputs: Mapping[str, Any]) -> Any:
@@ -61,7 +62,7 @@ def _judged(exercise: Exercise, answer: Function) -> str:
             got = exercise.see(answer, inputs)
         except NotImplementedError:
             return "Not attempted yet."
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return _crash(error, answer)
         if got is None or got is ...:
             return "Not attempted yet: the function returns nothing."
@@ -80,7 +81,9 @@ def _judged(exercise: Exercise, answer: Function) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal up to rounding; nan equals nan, so that an overflow is recognised. Shapes must agree."""
+    """Equal up to rounding; nan equals nan, so that an overflow is recognised. Shapes must agree. Of lists each part."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
     try:
         x, y = (torch.as_tensor(part).detach().double() for part in (a, b))
     except (TypeError, ValueError, RuntimeError):
@@ -89,13 +92,20 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _short(part: Any) -> str:
+    """An argument or an answer, in a few words: many numbers are told by their shape."""
+    if isinstance(part, Tensor) and part.ndim > 1 and part.numel() > FEW:
+        return f"numbers of shape {tuple(part.shape)}"
     if isinstance(part, Tensor):
+        part = part.detach()
+        part = part.float() if part.is_floating_point() else part
         with np.printoptions(precision=3, suppress=True, threshold=20, linewidth=10_000):
-            return " ".join(str(part.detach().numpy().tolist() if part.ndim == 0 else part.detach().numpy()).split())
+            return " ".join(str(part.tolist() if part.ndim == 0 else part.numpy()).split())
+    if isinstance(part, list | tuple):
+        return f"[{', '.join(map(_short, part))}]"
     return f"{part:.4g}" if isinstance(part, float) else repr(part)
 
 
-def _crash(error: Exception, answer: Function) -> str:
+def _crash(error: BaseException, answer: Function) -> str:
     """Which line of the learner's code stopped, in its own words."""
     what = f"{type(error).__name__}: {error}"
     code = getattr(inspect.unwrap(answer), "__code__", None)

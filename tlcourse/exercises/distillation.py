@@ -99,6 +99,7 @@ def _not_detached_kl(student_logits: Tensor, teacher_logits: Tensor, labels: Ten
     return (1 - alpha) * F.cross_entropy(z, labels) + alpha * T**2 * kl
 
 
+_silent = _loss(lambda z, v, T: _soft(v, v, T))  # the loss with a bug, as it was found
 LOSS_MISTAKES: list[tuple[str, Function]] = [
     ("the factor T² is missing, so the soft targets fade as T grows.", _loss(_soft, power=0)),
     ("the factor is T, but both the softmax's slope and its argument bring a 1/T: it takes T².", _loss(_soft, power=1)),
@@ -109,10 +110,7 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
     ),
     ("the soft term is summed over the batch; it should be a mean over the images.", _loss(lambda z, v, T: _soft(z, v, T) * len(z))),
     ("student and teacher are exchanged in the soft term: it is −Σ p log q, with the teacher's p.", _loss(lambda z, v, T: _soft(v, z, T))),
-    (
-        "nothing is learnt from the soft term. Does it compare two networks, with the student's side not detached?",
-        _loss(lambda z, v, T: _soft(v, v, T)),
-    ),
+    ("nothing is learnt from the soft term. Does it compare two networks, with the student's side not detached?", _silent),
     ("the labels' term is softened too; it is at T = 1.", _loss(_soft, lambda z, y, T: F.cross_entropy(z / T, y))),
     ("the soft term does not use T in both softmaxes: the teacher's is at T = 1.", _loss(lambda z, v, T: _cross(v.softmax(1), z / T))),
     ("the soft term does not use T in both softmaxes: the student's is at T = 1.", _loss(lambda z, v, T: _cross((v / T).softmax(1), z))),
@@ -164,17 +162,17 @@ EXERCISES: dict[str, Exercise] = {
         core=True,
         reference=distillation_loss,
         draw=_for_loss,
-        mistakes=LOSS_MISTAKES,
+        mistakes=[("this is the loss as it was found.", _silent), *(pair for pair in LOSS_MISTAKES if pair[1] is not _silent)],
         see=gradients,
         hints=[
-            "Compare the size of the two terms for K = 10 and for K = 1000 classes.",
-            "What does `.mean()` divide by here, and what should it divide by?",
+            "Print the soft term for a few logits, and its gradient at the student's.",
+            "Read each name on the right-hand sides: which network does it belong to?",
         ],
     ),
     "loss": Exercise(
         title="write the loss",
-        task="From memory, write `my_own_loss(student_logits, teacher_logits, labels, T, alpha)`: (1 − α)·CE(y, q₁) + α·T²·CE(p_T, q_T), "
-        "a mean over the batch, from `softmax` and `log_softmax`. KL in place of CE is as good: only the gradients are compared.",
+        task="From memory, write `my_own_loss(student_logits, teacher_logits, labels, T, alpha)`: the loss of this chapter, a mean over "
+        "the batch, from `softmax` and `log_softmax`. KL in place of CE is as good: only the gradients are compared.",
         kind="write",
         difficulty=2,
         minutes=10,
@@ -184,7 +182,7 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=LOSS_MISTAKES,
         see=gradients,
         hints=[
-            "Begin with the labels' term: `F.cross_entropy` on the student's plain logits.",
+            "(1 − α) times the labels' term plus α·T² times the soft one. Labels: `F.cross_entropy` on the student's plain logits.",
             "The soft term is −Σ p log q over the classes, then the mean over the images. p belongs to the teacher.",
             "The teacher is a constant: `teacher_logits.detach()`.",
         ],

@@ -16,6 +16,7 @@ from tlcourse.experiments.lwf_cost import lwf_cost
 from tlcourse.experiments.mnist_table import mnist_table
 from tlcourse.experiments.negative_logits import negative_logits
 from tlcourse.experiments.omitted_digit import omitted_digit
+from tlcourse.experiments.one_teacher import one_teacher
 from tlcourse.experiments.other_task import other_task
 from tlcourse.experiments.task_sequence import task_sequence
 from tlcourse.experiments.two_tasks import two_tasks
@@ -27,6 +28,7 @@ _ALL = (
     omitted_digit,
     other_task,
     attention,
+    one_teacher,
     few_labels,
     looking,
     forgetting,

@@ -42,7 +42,7 @@ def attention_map(A: Tensor, p: float = 2, over: Over = "sum") -> Tensor:
     expect(A.ndim == 4 and A.numel() > 0, f"A must have shape (N, C, H, W) and not be empty, got {tuple(A.shape)}")
     expect(1 <= p < math.inf, f"p must be a finite number >= 1, got {p}")
     expect(over in ("sum", "max"), f"over must be 'sum' or 'max', got {over!r}")
-    powers = A.abs().pow(p)
+    powers = _wide(A).abs().pow(p)
     return powers.sum(1) if over == "sum" else powers.amax(1)
 
 
@@ -62,12 +62,14 @@ def attention_transfer_loss(
     averaged down to the smaller.
     form "paper": :math:`\frac\beta2 \sum_j \lVert q_S - q_T \rVert_2`, its distance; "code": :math:`\beta \sum_j` mean of
     :math:`(q_S - q_T)^2` over batch and places, which for the same β is smaller by about the number of places.
-    Raises ValueError for a beta below 0, unequal numbers of layers or images, and another form. Zagoruyko and Komodakis 2017, equation 2.
+    Raises ValueError for a beta below 0, unequal numbers of layers or images, maps of one place, which say nothing, and another form.
+    Zagoruyko and Komodakis 2017, equation 2.
     """
     expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
     expect(form in ("paper", "code"), f"form must be 'paper' or 'code', got {form!r}")
-    layers = _pairs(student_features, teacher_features)
-    return torch.stack([_distance(*_unit(attention_map(s, p, over), _as_map(t, p, over)), form) for s, t in layers]).sum() * beta
+    maps = [_unit(attention_map(s, p, over), _as_map(t, p, over)) for s, t in _pairs(student_features, teacher_features)]
+    expect(all(q.shape[1] > 1 for q, _ in maps), "maps must have more than one place: as a unit vector a single number is always 1")
+    return torch.stack([_distance(*pair, form) for pair in maps]).sum() * beta
 
 
 def connectors(student_channels: Sequence[int], teacher_channels: Sequence[int]) -> nn.ModuleList:
@@ -90,8 +92,10 @@ def activation_loss(student_features: Sequence[Tensor], teacher_features: Sequen
     expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
     total = []
     for s, t in _pairs(student_features, teacher_features):
-        expect(t.ndim == 4 and s.shape[1] == t.shape[1], f"features must have equal channels, got {tuple(s.shape)} and {tuple(t.shape)}")
-        total.append(_distance(*_unit(s, t.detach()), "paper"))
+        shapes = f"{tuple(s.shape)} and {tuple(t.shape)}"
+        expect(s.ndim == t.ndim == 4 and s.numel() > 0, f"features must have shape (N, C, H, W) and not be empty, got {shapes}")
+        expect(s.shape[1] == t.shape[1], f"features must have equal channels, got {shapes}")
+        total.append(_distance(*_unit(_wide(s), _wide(t.detach())), "paper"))
     return torch.stack(total).sum() * beta
 
 
@@ -101,9 +105,9 @@ def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, create_graph: bo
     create_graph: keep what is needed to differentiate J once more, by the weights. The model's own gradients stay untouched. Images of a
     batch must not see each other: a BatchNorm has to be in eval mode. Zagoruyko and Komodakis 2017, section 3.2.
     """
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = F.cross_entropy(model(x), labels, reduction="sum")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        loss = F.cross_entropy(model(x.clone()), labels.clone(), reduction="sum")  # a model may change its input in place
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 
 
@@ -111,10 +115,11 @@ def gradient_transfer_loss(student_gradient: Tensor, teacher_gradient: Tensor, *
     r"""Gradient-based attention transfer: :math:`\frac\beta2 \lVert J_S - J_T \rVert_2`, mean over the batch.
 
     Both (N, …), from `input_gradient`; the student's with create_graph=True. The teacher's gets no gradient. Raises ValueError for a beta
-    below 0 and shapes that differ. Zagoruyko and Komodakis 2017, equation 5.
+    below 0, and gradients that are empty or differ in shape. Zagoruyko and Komodakis 2017, equation 5.
     """
     expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
     same = student_gradient.shape == teacher_gradient.shape
+    expect(student_gradient.numel() > 0 and student_gradient.ndim > 1, f"gradients must be (N, …), got {tuple(student_gradient.shape)}")
     expect(same, f"both gradients must have the same shape, got {tuple(student_gradient.shape)} and {tuple(teacher_gradient.shape)}")
     return beta * _distance(student_gradient.flatten(1), teacher_gradient.detach().flatten(1), "paper")
 
@@ -128,10 +133,15 @@ def _pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[T
     return list(zip(student, teacher))
 
 
+def _wide(A: Tensor) -> Tensor:
+    """Half-precision numbers as float32, since their squares may overflow."""
+    return A.to(torch.promote_types(A.dtype, torch.float32))
+
+
 def _as_map(features: Tensor, p: float, over: Over) -> Tensor:
     """A teacher's map: recorded already, (N, H, W), or still to be computed."""
     features = features.detach()
-    return features if features.ndim == 3 else attention_map(features, p, over)
+    return _wide(features) if features.ndim == 3 else attention_map(features, p, over)
 
 
 def _unit(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ function render({ model, el, signal }) {
   bar.children[0].style.background = `linear-gradient(to right, ${COLOURS.map((c) => `rgb(${c.join(" ")})`).join(", ")})`;
   const cell = html("p", { class: "tlc-cell" });
   const table = html("table", { class: "tlc-table" });
-  const pick = html("fieldset", { class: "tlc-pick" }, html("legend", {}, "Picture"));
+  const pick = html("fieldset", { class: "tlc-pick" }, html("legend"));
   root.append(powers.node, picks, control("Overlay", strength).node, columns, bar, cell, table, pick, voice.node);
   el.append(root);
 
@@ -142,6 +142,7 @@ function render({ model, el, signal }) {
     layer.value = model.get("layer");
     shown.value = model.get("shown");
     thumbs.forEach((t, k) => (t.input.checked = k === i));
+    pick.firstChild.textContent = `Picture: ${names[i]}`;
     maps = networks.map((_, who) => {
       const b = block(who), [K, h, w] = shapes[b], start = starts[b] + i * K * h * w;
       return { h, w, values: attentionMap(values.subarray(start, start + K * h * w), K, h * w, isAttention() ? p : 1) };
