@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,14 @@ def test_an_attention_loss_written_differently_is_right(name, answer):
 @pytest.mark.parametrize("made", [lambda z: z.bfloat16() + 1, lambda z: exit()])
 def test_odd_answers_get_a_verdict(made):
     assert said("guided_relu", lambda x, gradient: made(x)).startswith(("Not yet", "Your code stopped"))
+
+
+def test_forgetting_as_the_chapter_defines_it_is_right():
+    def answer(R):
+        last = len(R) - 1
+        return np.mean([R[j:last, j].max() - R[last, j] for j in range(last)])  # from the row in which a task was learnt
+
+    assert said("forgetting", answer) == "Right."
 
 
 @pytest.mark.parametrize("name", ["attention_loss", "find_the_bug_attention"])

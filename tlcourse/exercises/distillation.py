@@ -232,7 +232,7 @@ EXERCISES: dict[str, Exercise] = {
     "recorded": Exercise(
         title="recorded logits and shuffled batches",
         task="The teacher ran once over all N images, unshuffled. Write `my_targets(teacher_logits, index, T)`: soft targets for a batch "
-        "whose images stood at `index` (B,).",
+        "whose images stood at `index`, (B,) for its B images.",
         kind="complete",
         difficulty=1,
         minutes=4,

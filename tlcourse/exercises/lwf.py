@@ -70,8 +70,10 @@ def _for_gradient(g: Generator, size: int) -> dict[str, Any]:
 
 
 def _for_matrix(g: Generator, size: int) -> dict[str, Any]:
+    """Accuracies after each task; NaN for a task that is still to come."""
     T = 2 + size % 4
-    return {"R": torch.rand(T, T, generator=g, dtype=torch.float64).numpy().round(2)}
+    R = torch.rand(T, T, generator=g, dtype=torch.float64).numpy().round(2)
+    return {"R": np.where(np.tri(T, dtype=bool), R, np.nan)}
 
 
 def _loss(new: float = 1.0, weight_on: str = "old", power: float = 0.0, sum_: bool = False, labels_for_old: bool = False) -> Function:
@@ -157,8 +159,8 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "find_the_bug_lwf": Exercise(
         title="find the bugs",
-        task="Two libraries start like this, each with one of two bugs; here are both. `network` is in training mode and has the heads old "
-        "and new. Return the recorded responses of the old head and the list of parameters for the optimizer.",
+        task="Two libraries start LwF like this, each with one of two bugs; here are both. `network` has dropout, is in training mode, "
+        "and has the heads old and new. Return the recorded responses of the old head and the list of parameters for the optimizer.",
         kind="repair",
         difficulty=2,
         minutes=8,
@@ -190,7 +192,8 @@ EXERCISES: dict[str, Exercise] = {
     "forgetting": Exercise(
         title="write forgetting",
         task="Write `my_forgetting(R)`: for each task but the last, its best accuracy before the last task was learnt minus its "
-        "accuracy at the end; then the mean. `R` is a NumPy array (T, T), R[i, j] the accuracy on task j after task i. T ≥ 2.",
+        "accuracy at the end; then the mean. `R` is a NumPy array (T, T), R[i, j] the accuracy on task j after task i, and NaN for j > i, "
+        "where there is no head yet. T ≥ 2.",
         kind="write",
         difficulty=2,
         minutes=8,
@@ -200,7 +203,7 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=[
             (
                 "the last row is among the candidates for the best, so a task that got better counts as 0, not below.",
-                lambda R: _lost(R, lambda R: R[:, :-1].max(0)),
+                lambda R: _lost(R, lambda R: np.nanmax(R[:, :-1], axis=0)),
             ),
             (
                 "this is accuracy right after learning minus at the end: backward transfer with its sign turned round.",
@@ -211,15 +214,22 @@ EXERCISES: dict[str, Exercise] = {
             ("you divide by T; there are T − 1 tasks that can be forgotten.", lambda R: forgetting(R) * (len(R) - 1) / len(R)),
             ("you take the sum; it is a mean over tasks.", lambda R: forgetting(R) * (len(R) - 1)),
             (
-                "the last task is counted too; it has had no time to be forgotten.",
-                lambda R: float((R[:-1].max(0) - R[-1]).mean()),
+                "the last task is counted too; it has had no time to be forgotten, and no accuracy before the end.",
+                lambda R: float("nan"),
+            ),
+            (
+                "a maximum over NaN is NaN, and tasks that are still to come have NaN. `np.nanmax` leaves it out.",
+                lambda R: _lost(R, lambda R: R[:-1, :-1].max(0)),
             ),
             (
                 "you take the best over tasks; the maximum runs down a column, over time.",
-                lambda R: _lost(R, lambda R: R[:-1, :-1].max(1)),
+                lambda R: _lost(R, lambda R: np.nanmax(R[:-1, :-1], axis=1)),
             ),
         ],
-        hints=["Which rows are before the last task? Which columns are earlier tasks?", "`R[:-1, :-1].max(axis=0)` is the best before."],
+        hints=[
+            "Which rows are before the last task? Which columns are earlier tasks?",
+            "`np.nanmax(R[:-1, :-1], axis=0)` is the best before.",
+        ],
     ),
     "lwf": Exercise(
         title="the whole loss",
@@ -241,8 +251,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "old_gradient": Exercise(
         title="where it pulls",
-        task="Write `my_pull(z, v, T)`: the gradient of the remembering loss at the old head's logits `z`, with `v` recorded, per "
-        "image. What is it before the first step, when z = v?",
+        task="Write `my_pull(z, v, T)`: the gradient of the remembering loss at the old head's logits `z`, with `v` recorded, per image.",
         kind="write",
         difficulty=2,
         minutes=5,
