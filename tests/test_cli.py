@@ -95,7 +95,7 @@ def test_without_the_data_folder_the_error_says_what_to_do(tmp_path, monkeypatch
 def test_list_names_experiments_scales_and_arms(said):
     _, out, _ = said("list")
     assert "distillation: Does a small network" in out
-    assert "arms: teacher, alone, T=1" in out
+    assert "arms: teacher · alone · T=1" in out
     assert re.search(r"lecture: \d+ seeds, about \d+ minutes of one core; recorded on ", out)
 
 

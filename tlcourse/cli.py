@@ -135,7 +135,7 @@ def list_() -> None:
     from tlcourse.experiments import EXPERIMENTS
 
     for experiment in EXPERIMENTS.values():
-        print(f"{experiment.name}: {experiment.question}\n  arms: {', '.join(experiment.arms)}")
+        print(f"{experiment.name}: {experiment.question}\n  arms: {' · '.join(experiment.arms)}")
         for name, scale in experiment.scales.items():
             minutes = scale.minutes
             try:

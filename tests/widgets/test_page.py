@@ -1,5 +1,6 @@
 """A saved page in Chromium with every request blocked: widgets mount and work by keyboard, at every width."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -42,9 +43,9 @@ def page(tmp_path_factory):
     return write_page(folder / "two.ipynb", folder / "one.html")
 
 
-@pytest.fixture
-def opened(page, browser):
-    """The page in a browser of 1280 pixels; what it asked for and complained of is checked at the end."""
+@contextmanager
+def offline(page, browser):
+    """A page in a browser of 1280 pixels; what it asked for and complained of is checked at the end."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints, requests = [], []
     tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -52,12 +53,36 @@ def opened(page, browser):
     tab.on("request", lambda r: requests.append(r.url))
     tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file://") else route.abort())
     tab.goto(page.as_uri())
-    tab.wait_for_selector(".tlc-temperature >> nth=1")
+    tab.wait_for_selector(".tlc >> nth=1")
     tab.wait_for_selector("mjx-container svg")
     yield tab
     tab.close()
     assert complaints == []
-    assert {url.rsplit("/", 1)[-1] for url in requests if not url.startswith(("blob:", "data:"))} == {"one.html", "tex-svg-full.js"}
+    assert {url.rsplit("/", 1)[-1] for url in requests if not url.startswith(("blob:", "data:"))} == {page.name, "tex-svg-full.js"}
+
+
+@pytest.fixture
+def opened(page, browser):
+    """The page with one of everything."""
+    with offline(page, browser) as tab:
+        yield tab
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_lives_on_a_page_also_on_a_phone(path, tmp_path, browser):
+    notebook = nbformat.read(path, as_version=4)
+    views = sum(VIEW in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
+    page = write_page(path, tmp_path / "chapter.html")
+    assert page.stat().st_size < 2_000_000
+    assert path.stat().st_size < 1_000_000
+    with offline(page, browser) as tab:
+        tab.wait_for_selector(f".tlc >> nth={views - 1}")
+        assert tab.locator(".tlc").count() == views
+        assert tab.locator("mjx-merror").count() == 0
+        tab.set_viewport_size({"width": 360, "height": 800})
+        tab.wait_for_timeout(200)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.slow

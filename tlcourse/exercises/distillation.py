@@ -132,7 +132,7 @@ def _plain_product(z: Tensor, v: Tensor, T: float) -> Tensor:
 EXERCISES: dict[str, Exercise] = {
     "soften": Exercise(
         title="soften the logits",
-        task="Complete `my_soften(logits, T)`: the probabilities of each row of `logits` (N, K) at temperature `T`.",
+        task="Complete `my_soften(logits, T)`: the probabilities of each row of `logits` (N images, K classes) at temperature `T`.",
         kind="complete",
         difficulty=1,
         minutes=3,
@@ -189,7 +189,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "gradient": Exercise(
         title="its gradient",
-        task="Write `my_gradient(z, v, T)`: the gradient of −Σ p log q at the student's logits z, for each image by itself. No autograd.",
+        task="Write `my_gradient(z, v, T)`: the gradient of −Σ p log q by the student's logits z, for each image by itself. No autograd.",
         kind="write",
         difficulty=2,
         minutes=6,
@@ -214,7 +214,7 @@ EXERCISES: dict[str, Exercise] = {
     "why_the_factor": Exercise(
         title="why T²",
         task="A colleague's loss has no T²: (1 − β)·hard + β·soft. Write `my_weight(alpha, T)`: the β that makes it train as ours does "
-        "with α, up to one factor on the whole loss (which Adam does not notice).",
+        "with α, up to one factor on the whole loss (which Adam, the optimiser of `fit`, does not notice).",
         kind="write",
         difficulty=3,
         minutes=8,
