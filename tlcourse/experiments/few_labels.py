@@ -23,9 +23,9 @@ from tlcourse.training import Augmentation, cross_entropy, fit, predict, record,
 TARGET, TUNED_ON = "fashion_mnist", "mnist"
 BLOCKS = ("blocks.1", "blocks.2", "blocks.4")  # of the teacher: 16, 8 and 4 places a side for a picture of 64
 SETTINGS: dict[str, dict[str, dict[str, float]]] = {
-    "alone": {f"lr {lr:g}": {"lr": lr} for lr in (5e-3, 1e-2, 2e-2, 4e-2)},
-    "KD": {f"lr {lr:g}, T {T:g}": {"lr": lr, "T": T, "alpha": 0.9} for lr in (1e-2, 2e-2) for T in (4.0, 20.0)},
-    "AT": {f"lr {lr:g}, beta {beta:g}": {"lr": lr, "beta": beta} for lr in (1e-2, 2e-2) for beta in (3.0, 10.0)},
+    "alone": {f"lr {lr:g}": {"lr": lr} for lr in (1e-2, 2e-2, 4e-2, 8e-2)},
+    "KD": {f"lr {lr:g}, T {T:g}": {"lr": lr, "T": T, "alpha": 0.9} for lr in (2e-2, 4e-2) for T in (4.0, 20.0)},
+    "AT": {f"lr {lr:g}, beta {beta:g}": {"lr": lr, "beta": beta} for lr in (2e-2, 4e-2) for beta in (3.0, 10.0)},
 }
 
 
