@@ -91,34 +91,19 @@ def contrast(weights: Mapping[str, float], metric: str, **where: object) -> Deci
 
     where picks the rows by their coordinates, for example width=300.
     """
-
-    def rule(rows: pd.DataFrame) -> Verdict:
-        effect, low, high, n = interval(_paired(rows, weights, metric, where), 0.95)
-        return Verdict(_against(low, high, 0, inf), effect, low, high, n)
-
-    return Decision("greater", rule)
+    return _interval_inside("greater", weights, metric, where, 0.95, (0, inf))
 
 
 def at_least(a: str, b: str, metric: str, *, margin: float, **where: object) -> Decision:
     """Arm a has at least as much as arm b, up to a margin: the 95% interval of a − b lies above −margin (contradicted: below it)."""
     expect(margin > 0, f"margin must be > 0, got {margin}")
-
-    def rule(rows: pd.DataFrame) -> Verdict:
-        effect, low, high, n = interval(_paired(rows, {a: 1.0, b: -1.0}, metric, where), 0.95)
-        return Verdict(_against(low, high, -margin, inf), effect, low, high, n, f"margin {margin:g}")
-
-    return Decision("greater", rule)
+    return _interval_inside("greater", {a: 1.0, b: -1.0}, metric, where, 0.95, (-margin, inf), f"margin {margin:g}")
 
 
 def equivalent(a: str, b: str, metric: str, *, margin: float, **where: object) -> Decision:
     """Arms a and b differ by less than the margin: the 90% interval of a − b lies inside ±margin (contradicted: outside of it)."""
     expect(margin > 0, f"margin must be > 0, got {margin}")
-
-    def rule(rows: pd.DataFrame) -> Verdict:
-        effect, low, high, n = interval(_paired(rows, {a: 1.0, b: -1.0}, metric, where), 0.90)
-        return Verdict(_against(low, high, -margin, margin), effect, low, high, n, f"margin ±{margin:g}")
-
-    return Decision("equivalent", rule)
+    return _interval_inside("equivalent", {a: 1.0, b: -1.0}, metric, where, 0.90, (-margin, margin), f"margin ±{margin:g}")
 
 
 def exact(metric: str, *, tolerance: float, **where: object) -> Decision:
@@ -190,6 +175,24 @@ def interval(values: np.ndarray, confidence: float) -> tuple[float, float, float
         return mean, nan, nan, n
     half = stats.t.ppf(0.5 + confidence / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return mean, mean - half, mean + half, n
+
+
+def _interval_inside(
+    kind: str,
+    weights: Mapping[str, float],
+    metric: str,
+    where: Mapping[str, object],
+    level: float,
+    bounds: tuple[float, float],
+    why: str = "",
+) -> Decision:
+    """Whether the interval of a weighted sum of arms, paired over seeds, lies inside these bounds."""
+
+    def rule(rows: pd.DataFrame) -> Verdict:
+        effect, low, high, n = interval(_paired(rows, weights, metric, where), level)
+        return Verdict(_against(low, high, *bounds), effect, low, high, n, why)
+
+    return Decision(kind, rule)
 
 
 def _against(low: float, high: float, bottom: float, top: float) -> str:

@@ -125,17 +125,15 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
 def measured(name: str, value: float, low: float, high: float) -> None:
     """Print a measured number beside the range in which the record makes us expect it, and say so when it lies outside.
 
-    One run in a hundred lies outside, and another processor makes it another run, so that is no error. Raises ValueError if the range is
-    not one, and, only where TLCOURSE_STRICT=1 (the tests set it), AssertionError for a value outside of a range twice as wide.
+    Raises ValueError if the range is not one, and, only where TLCOURSE_STRICT=1 (the tests set it), AssertionError for a value outside.
     """
     expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
     inside = low <= value <= high
     digits = ",.0f" if isinstance(value, int) else ",.4g"
     range_ = f"(expected {low:{digits}} to {high:{digits}})"
     print(f"{name}: {value:{digits}} {range_}{'' if inside else ': outside of what the record makes us expect'}")
-    slack = (high - low) / 2
-    if not low - slack <= value <= high + slack and os.environ.get("TLCOURSE_STRICT") == "1":
-        raise AssertionError(f"{name} is {value}, far outside of {low} to {high}")
+    if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
+        raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

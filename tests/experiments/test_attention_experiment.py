@@ -21,6 +21,7 @@ from tlcourse.experiments.attention import (
     PAIRS,
     SETTINGS,
     attention,
+    channels,
     objective,
     of_other_pictures,
     pictures,
@@ -115,7 +116,7 @@ def test_a_teacher_that_is_asked_says_what_it_said_when_it_was_recorded(arm, tra
     losses = []
     for source in (teacher, recorded(teacher, train)):
         seed_everything(1)  # for the convolutions of F-ActT
-        how = objective(arm, source, {"beta": 3.0, "T": 4.0, "alpha": 0.9})
+        how = objective(arm, source, {"beta": 3.0, "T": 4.0, "alpha": 0.9}, channels=channels(TINY))
         seed_everything(2)
         net = residual_network(TINY, (10, 1), train)
         losses.append(how(net, batch))
@@ -178,7 +179,7 @@ def test_an_objective_is_labels_and_what_its_arm_adds(train, said):
 
 
 def test_full_activations_train_a_convolution_where_channels_differ(train, said):
-    how = objective("F-ActT", said, {"beta": 3.0})
+    how = objective("F-ActT", said, {"beta": 3.0}, channels=channels(TINY))
     assert sum(p.numel() for p in how.parameters()) == sum((c + 1) * 2 * c for c in (8, 16, 32))
     net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     how(net, batch).backward()

@@ -201,10 +201,7 @@ EXERCISES: dict[str, Exercise] = {
                 "the map is normalised over the whole batch, so each image's map depends on the others. One norm for each row.",
                 _map(attention_map, lambda q: q / q.norm()),
             ),
-            (
-                "the norm is over the images, dimension 0; places are dimension 1.",
-                _map(attention_map, lambda q: F.normalize(q, dim=0)),
-            ),
+            ("the norm is over the images, dimension 0; places are dimension 1.", _map(attention_map, lambda q: F.normalize(q, dim=0))),
             ("the rows are not normalised.", _map(attention_map, lambda q: q)),
             ("the rows sum to 1; as unit vectors their squares do.", _map(attention_map, lambda q: F.normalize(q, p=1))),
             ("the softmax is not the norm: divide by the 2-norm.", _map(attention_map, lambda q: q.softmax(1))),
@@ -266,10 +263,7 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_loss,
         see=value_and_gradients,
         mistakes=[
-            (
-                "the maps are not unit vectors, so a loud layer outweighs the others.",
-                _loss(_norms, unit=lambda q: q),
-            ),
+            ("the maps are not unit vectors, so a loud layer outweighs the others.", _loss(_norms, unit=lambda q: q)),
             ("the sum is over the batch; it should be a mean over the images.", _loss(lambda a, b, p: _norms(a, b, p) * len(a))),
             ("the half is missing.", _loss(lambda a, b, p: 2 * _norms(a, b, p))),
             ("the norm is squared; the paper's is not.", _loss(lambda a, b, p: (a - b).square().sum(1).mean())),
@@ -281,10 +275,7 @@ EXERCISES: dict[str, Exercise] = {
                 "the norm has the map's p, as the slide writes it; it is a 2-norm.",
                 _loss(lambda a, b, p: torch.linalg.vector_norm(a - b, ord=p, dim=1).mean()),
             ),
-            (
-                "one norm is taken over the whole batch; take one for each image, then their mean.",
-                _loss(lambda a, b, p: (a - b).norm()),
-            ),
+            ("one norm is taken over the whole batch; take one for each image, then their mean.", _loss(lambda a, b, p: (a - b).norm())),
             ("it is a mean over the layers; the paper sums them.", _loss(lambda a, b, p: _norms(a, b, p) / 2)),
             ("the teacher gets a gradient; it must not learn from its student. Detach its features.", _loss(_norms, taught=True)),
             (

@@ -169,14 +169,8 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_start,
         see=what_it_starts_with,
         mistakes=[
-            (
-                "this is the start as it was found; both bugs are still in it.",
-                _start(True, "trunk", "heads.new"),
-            ),
-            (
-                "the old head is left out of the optimizer; it has to follow the trunk.",
-                _start(False, "trunk", "heads.new"),
-            ),
+            ("this is the start as it was found; both bugs are still in it.", _start(True, "trunk", "heads.new")),
+            ("the old head is left out of the optimizer; it has to follow the trunk.", _start(False, "trunk", "heads.new")),
             (
                 "dropout was on while the responses were recorded: even an unchanged network would be told that it has changed.",
                 _start(True, "trunk", "heads"),
@@ -214,7 +208,7 @@ EXERCISES: dict[str, Exercise] = {
             ("you divide by T; there are T − 1 tasks that can be forgotten.", lambda R: forgetting(R) * (len(R) - 1) / len(R)),
             ("you take the sum; it is a mean over tasks.", lambda R: forgetting(R) * (len(R) - 1)),
             (
-                "the last task is counted too; it has had no time to be forgotten, and no accuracy before the end.",
+                "the result is always NaN: an accuracy still to come has entered. Is the last task counted? It has none before the end.",
                 lambda R: float("nan"),
             ),
             (
@@ -279,10 +273,7 @@ EXERCISES: dict[str, Exercise] = {
             ("the sign is turned round: losing accuracy is backward transfer below 0.", lambda R: -backward_transfer(R)),
             ("this is forgetting with its sign turned round: it begins at the best, not at the diagonal.", lambda R: -forgetting(R)),
             ("you divide by T; the last task has no part in it.", lambda R: backward_transfer(R) * (len(R) - 1) / len(R)),
-            (
-                "you compare with the first row; a later task is learnt in a later row.",
-                lambda R: float((R[-1, :-1] - R[0, :-1]).mean()),
-            ),
+            ("you compare with the first row; a later task is learnt in a later row.", lambda R: float((R[-1, :-1] - R[0, :-1]).mean())),
         ],
         hints=["The accuracy right after learning task j stands on the diagonal.", "`np.diagonal(R)` without its last entry."],
     ),

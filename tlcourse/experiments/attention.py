@@ -7,6 +7,7 @@ At `full` scale it is the paper's networks on CIFAR-10; there students see shift
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,19 +26,27 @@ from tlcourse.training import Augmentation, Batch, Objective, cross_entropy, fit
 
 GROUPS = ("group1", "group2", "group3")
 PAIRS = ("wider", "deeper")
+# Every arm has four settings: two values of each of two numbers, alone four learning rates. Where to look was found in a trial with a seed
+# of its own; the second rate of two is the one at which T and alpha are chosen.
 RATES = (2e-2, 5e-2)
-# For each arm four settings of learning rate and what is its own. Where to look was found in a trial with a seed of its own.
-OWN: dict[str, list[dict[str, float]]] = {
-    "AT": [{"beta": 3.0}, {"beta": 10.0}],
-    "AT, code's form": [{"beta": 30.0}, {"beta": 100.0}],
-    "F-ActT": [{"beta": 3.0}, {"beta": 10.0}],
-    "KD": [{"T": 4.0, "alpha": 0.9}, {"T": 20.0, "alpha": 0.9}],
-    "AT+KD": [{"T": 4.0, "alpha": 0.9, "beta": 3.0}, {"T": 20.0, "alpha": 0.9, "beta": 3.0}],
+GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "alone": {"lr": (1e-2, 2e-2, 5e-2, 1e-1)},
+    "AT": {"lr": RATES, "beta": (3.0, 10.0)},
+    "AT, code's form": {"lr": RATES, "beta": (30.0, 100.0)},
+    "F-ActT": {"lr": RATES, "beta": (3.0, 10.0)},
+    "KD": {"lr": RATES[1:], "T": (4.0, 20.0), "alpha": (0.5, 0.9)},
+    "AT+KD": {"lr": RATES[1:], "T": (4.0, 20.0), "alpha": (0.5, 0.9), "beta": (3.0,)},
 }
-SETTINGS: dict[str, dict[str, dict[str, float]]] = {"alone": {f"lr {lr:g}": {"lr": lr} for lr in (1e-2, 2e-2, 5e-2, 1e-1)}} | {
-    arm: {", ".join(f"{k} {v:g}" for k, v in ({"lr": lr} | own).items()): {"lr": lr} | own for lr in RATES for own in owns}
-    for arm, owns in OWN.items()
-}
+OWN = tuple(arm for arm in GRIDS if arm != "alone")  # the arms that have something of their own beside the labels
+
+
+def combinations(grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Every setting that a grid of values holds, by a name that says them."""
+    every = [dict(zip(grid, values)) for values in product(*grid.values())]
+    return {", ".join(f"{key} {value:g}" for key, value in one.items()): one for one in every}
+
+
+SETTINGS = {arm: combinations(grid) for arm, grid in GRIDS.items()}
 MAPPINGS: dict[str, dict[str, Any]] = {
     "sum, p = 1": {"p": 1},
     "sum, p = 2": {"p": 2},
@@ -58,7 +67,7 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """Errors in percent of every arm and pair; for AT also by mapping and by layers, and with the maps of other pictures."""
     train, validation = pictures(scale, seed, device)
     test = load(scale.data, "test").to(device)
-    alone = setting(scale, arm="alone")
+    alone = chosen_setting(scale, arm="alone")
     plain = train_student(scale, train, cross_entropy, alone, seed)
     shifted = plain if scale.shifted else train_student(scale, train, cross_entropy, alone, seed, shifted=True)
     rows = []
@@ -66,9 +75,10 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         teacher = train_teacher(scale, train, pair, seed)
         said = teacher if scale.shifted else recorded(teacher, train)
         students = {"teacher": teacher, "alone": plain, "alone, shifted": shifted}
-        chosen = {arm: setting(scale, arm=arm, pair=pair) for arm in OWN}
-        maps = [scale.base * scale.student[1] * 2**i for i in range(3)]
-        students |= {arm: train_student(scale, train, objective(arm, said, chosen[arm], maps=maps), chosen[arm], seed) for arm in OWN}
+        chosen = {arm: chosen_setting(scale, arm=arm, pair=pair) for arm in OWN}
+        for arm in OWN:
+            how = objective(arm, said, chosen[arm], channels=channels(scale))
+            students[arm] = train_student(scale, train, how, chosen[arm], seed)
         others = objective("AT", of_other_pictures(said), chosen["AT"])
         students["AT, other pictures"] = train_student(scale, train, others, chosen["AT"], seed)
         rows += [Row(arm, "errors", percent(net, test), {"pair": pair}) for arm, net in students.items()]
@@ -109,7 +119,7 @@ def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         said = recorded(train_teacher(scale, train, pair, seed), train)
         for arm in OWN:
             for name, setting in SETTINGS[arm].items():
-                net = train_student(scale, train, objective(arm, said, setting), setting, seed)
+                net = train_student(scale, train, objective(arm, said, setting, channels=channels(scale)), setting, seed)
                 yield Row(arm, "validation errors", percent(net, validation), {"pair": pair, "setting": name})
 
 
@@ -118,7 +128,7 @@ def pictures(scale: Scale, seed: int, device: torch.device) -> list[Images]:
     return [part.to(device) for part in load(scale.data).split(scale.images, scale.validation, seed=seed)]
 
 
-def setting(scale: Scale, **where: str) -> Mapping[str, float]:
+def chosen_setting(scale: Scale, **where: str) -> Mapping[str, float]:
     """What validation chose for an arm and a pair, or where nothing is tuned what the scale says."""
     return SETTINGS[where["arm"]][scale.chosen(**where)] if scale.tuning_seeds else scale.settings[where["arm"]]
 
@@ -149,6 +159,11 @@ def residual_network(scale: Scale, size: tuple[int, int], images: Images) -> nn.
     channels = images.pixels.shape[1]
     network = WideResNet(*size, len(images.classes), channels=channels, base=scale.base, stem_stride=scale.stem_stride)
     return network.to(images.pixels.device)
+
+
+def channels(scale: Scale) -> list[int]:
+    """How many maps the student's groups give."""
+    return [scale.base * scale.student[1] * 2**i for i in range(len(GROUPS))]
 
 
 def recorded(teacher: nn.Module, images: Images) -> Recorded:
@@ -194,11 +209,14 @@ def objective(
     layers: tuple[str, ...] = GROUPS,
     p: float = 2,
     over: Any = "sum",
-    maps: Sequence[int] = (8, 16, 32),
+    channels: Sequence[int] = (),
 ) -> Objective:
-    """What a student of this arm minimises, with what its teacher says. setting: its own of beta, T and alpha; maps: the student's."""
+    """What a student of this arm minimises, with what its teacher says.
+
+    setting: its own of beta, T and alpha; layers, p and over are those of the maps; channels: the student's, which F-ActT has to know.
+    """
     if arm == "F-ActT":
-        return FullActivations(teacher, setting["beta"], maps)
+        return FullActivations(teacher, setting["beta"], channels)
     if not isinstance(teacher, nn.Module):
         teacher = {**teacher, **{name: attention_map(teacher[name], p, over) for name in layers}}
     form: Any = "code" if arm == "AT, code's form" else "paper"
@@ -217,14 +235,14 @@ def objective(
 
 
 class FullActivations(nn.Module):
-    """The objective of F-ActT: it has convolutions of its own, from the student's number of maps to the teacher's, trained along."""
+    """The objective of F-ActT: it has convolutions of its own, from the student's number of channels to the teacher's, trained along."""
 
-    def __init__(self, teacher: Teacher, beta: float, maps: Sequence[int]) -> None:
+    def __init__(self, teacher: Teacher, beta: float, channels: Sequence[int]) -> None:
         super().__init__()
         self.teacher, self.beta = teacher, beta
-        theirs = [_maps_of(teacher, name) for name in GROUPS]
+        theirs = [_channels_of(teacher, name) for name in GROUPS]
         where = next(teacher.parameters()).device if isinstance(teacher, nn.Module) else teacher["logits"].device
-        self.connectors = connectors(maps, theirs).to(where)
+        self.connectors = connectors(channels, theirs).to(where)
 
     def forward(self, net: Any, batch: Batch) -> Tensor:
         """Cross-entropy, and how far the student's activations are from the teacher's."""
@@ -233,7 +251,7 @@ class FullActivations(nn.Module):
         return F.cross_entropy(logits, batch.y) + activation_loss(ours, told(self.teacher, batch)[1], beta=self.beta)
 
 
-def _maps_of(teacher: Teacher, group: str) -> int:
+def _channels_of(teacher: Teacher, group: str) -> int:
     if isinstance(teacher, nn.Module):
         return int(next(reversed(list(teacher.get_submodule(group).parameters()))).shape[0])  # the last convolution's
     return teacher[group].shape[1]
@@ -247,7 +265,7 @@ def percent(network: nn.Module, images: Images) -> float:
 LECTURE = Scale(
     seeds=6,
     tuning_seeds=2,
-    minutes=60,
+    minutes=65,
     data="fashion_mnist",
     images=2_000,
     validation=5_000,

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from tlcourse.claims import Claim, Given, at_least, greater
 from tlcourse.data import Images, load
-from tlcourse.experiments.attention import AUGMENTED, GROUPS, Recorded, objective, percent
+from tlcourse.experiments.attention import AUGMENTED, GROUPS, Recorded, combinations, objective, percent, residual_network
+from tlcourse.experiments.attention import LECTURE as TABLE
 from tlcourse.experiments.base import Experiment, Row, Scale
 from tlcourse.methods.fine_tuning import replace_head
-from tlcourse.models import WideResNet, pretrained
+from tlcourse.models import pretrained
 from tlcourse.training import Augmentation, cross_entropy, fit, predict, record, seed_everything
 
 TARGET, TUNED_ON = "fashion_mnist", "mnist"
 BLOCKS = ("blocks.1", "blocks.2", "blocks.4")  # of the teacher: 16, 8 and 4 places a side for a picture of 64
-SETTINGS: dict[str, dict[str, dict[str, float]]] = {
-    "alone": {f"lr {lr:g}": {"lr": lr} for lr in (1e-2, 2e-2, 4e-2, 8e-2)},
-    "KD": {f"lr {lr:g}, T {T:g}": {"lr": lr, "T": T, "alpha": 0.9} for lr in (2e-2, 4e-2) for T in (4.0, 20.0)},
-    "AT": {f"lr {lr:g}, beta {beta:g}": {"lr": lr, "beta": beta} for lr in (2e-2, 4e-2) for beta in (3.0, 10.0)},
+SETTINGS = {
+    "alone": combinations({"lr": (1e-2, 2e-2, 4e-2, 8e-2)}),
+    "KD": combinations({"lr": (2e-2, 4e-2), "T": (4.0, 20.0), "alpha": (0.9,)}),
+    "AT": combinations({"lr": (2e-2, 4e-2), "beta": (3.0, 10.0)}),
 }
 
 
@@ -82,15 +83,15 @@ def taught(scale: Scale, few: Images, seed: int) -> tuple[Recorded, nn.Module]:
 def train_student(
     scale: Scale, few: Images, arm: str, said: Recorded, setting: dict[str, float], seed: int, augment: tuple[Augmentation, ...] = ()
 ) -> nn.Sequential:
-    """A thin residual network, from nothing."""
+    """A student like those of the first table, from nothing."""
     seed_everything(seed)
-    student = WideResNet(10, 1, len(few.classes), channels=1, base=8, stem_stride=2).to(few.pixels.device)
+    student = residual_network(TABLE, TABLE.student, few)
     how: dict[str, Any] = {"steps": scale.steps, "batch_size": 64, "lr": setting["lr"], "weight_decay": 5e-4, "seed": seed}
     fit(student, few, cross_entropy if arm == "alone" else objective(arm, said, setting), augment=augment or None, progress=False, **how)
     return student
 
 
-LECTURE = Scale(seeds=6, tuning_seeds=2, minutes=20, per_class=10, test_images=5_000, teacher_steps=150, steps=400)
+LECTURE = Scale(seeds=6, tuning_seeds=2, minutes=10, per_class=10, test_images=5_000, teacher_steps=150, steps=400)
 
 few_labels = Experiment(
     name="few_labels",
