@@ -149,6 +149,13 @@ def test_an_attention_loss_written_differently_is_right(name, answer):
     assert said(name, answer) == "Right."
 
 
+def test_to_return_nothing_for_logits_is_no_refusal():
+    def answer(student, teacher, beta):
+        return attention.repaired_loss(student, teacher, beta) if student[0].ndim == 4 else None
+
+    assert said("find_the_bug_attention", answer).startswith("Not yet. For student = [")
+
+
 @pytest.mark.parametrize("made", [lambda z: z.bfloat16() + 1, lambda z: exit()])
 def test_odd_answers_get_a_verdict(made):
     assert said("guided_relu", lambda x, gradient: made(x)).startswith(("Not yet", "Your code stopped"))

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -59,13 +60,11 @@ def _judged(exercise: Exercise, answer: Function) -> str:
     for case in cases:
         inputs = deepcopy(case)
         try:
-            got = exercise.see(answer, inputs)
-        except NotImplementedError:
-            return "Not attempted yet."
+            got = exercise.see(_attempted(answer), inputs)
+        except NotImplementedError as nothing:
+            return f"Not attempted yet{f': {nothing}' if nothing.args else ''}."
         except (Exception, SystemExit) as error:
             return _crash(error, answer)
-        if got is None or got is ...:
-            return "Not attempted yet: the function returns nothing."
         if not all(_same(inputs[name], case[name]) for name in case):
             return "Not yet: the function changes its arguments; work on copies."
         found.append(got)
@@ -78,6 +77,26 @@ def _judged(exercise: Exercise, answer: Function) -> str:
     case, want, got = next(triple for triple in zip(cases, expected, found) if not _same(triple[2], triple[1]))
     given = ", ".join(f"{name} = {_short(part)}" for name, part in case.items())
     return f"Not yet. For {given}\n  expected {_short(want)}\n  got      {_short(got)}"
+
+
+def _attempted(answer: Function) -> Function:
+    """The same function, which says so when it returns nothing."""
+
+    @wraps(answer)
+    def attempted(*args: Any, **kwargs: Any) -> Any:
+        found = answer(*args, **kwargs)
+        if found is None or found is ...:
+            raise NotImplementedError("the function returns nothing")
+        return found
+
+    return attempted
+
+
+def trainable(loss: Any, of: str) -> Tensor:
+    """The loss as it is. Raises TypeError, for the learner to read, unless it is one number that is computed from the argument `of`."""
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+        raise TypeError(f"the loss must be one number, a tensor of no dimensions that is computed from {of}")
+    return loss
 
 
 def _same(a: Any, b: Any) -> bool:

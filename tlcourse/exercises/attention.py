@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tlcourse.exercises._exercise import Exercise, Function
+from tlcourse.exercises._exercise import Exercise, Function, trainable
 from tlcourse.methods.attention import attention_map
 
 Head = Callable[[Tensor], Tensor]
@@ -50,28 +50,22 @@ def guided_relu(x: Tensor, gradient: Tensor) -> Tensor:
     return gradient * (x > 0) * (gradient > 0)
 
 
-def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor | None:
+def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
     """The loss, and the sizes of its gradients by the student's and by the teacher's features: three numbers.
 
     Where two maps are equal the gradient's direction is a matter of rounding; then 0 stands for a gradient that is finite.
     """
     ours, theirs = ([A.clone().requires_grad_() for A in inputs[name]] for name in ("student", "teacher"))
-    found = loss(**{**inputs, "student": ours, "teacher": theirs})
-    if found is None or found is ...:
-        return None
-    if not isinstance(found, Tensor) or found.ndim != 0 or not found.requires_grad:
-        raise TypeError("the loss must be one number, a tensor of no dimensions that is computed from student")
+    found = trainable(loss(**{**inputs, "student": ours, "teacher": theirs}), "student")
     parts = torch.autograd.grad(found, (*ours, *theirs), allow_unused=True)
     sizes = [sum(0.0 if part is None else part.norm() for part in parts[i : i + len(ours)]) for i in (0, len(ours))]
     equal = any(torch.equal(s, t[:, : s.shape[1]]) for s, t in zip(inputs["student"], inputs["teacher"]))
     return torch.stack([found.detach(), *(torch.as_tensor(size) * (0.0 if equal else 1.0) for size in sizes)])
 
 
-def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tensor | None:
+def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
     """The same three numbers; and whether logits are refused in the place of features, by themselves and in a list: 1 for yes."""
     found = value_and_gradients(loss, inputs)
-    if found is None:
-        return None
     student, teacher = (features[0].mean((2, 3)) for features in (inputs["student"], inputs["teacher"]))
     return torch.cat([found, torch.tensor([_refuses(loss, s, t, inputs["beta"]) for s, t in ((student, teacher), ([student], [teacher]))])])
 
@@ -79,8 +73,8 @@ def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tens
 def _refuses(loss: Function, student: Any, teacher: Any, beta: float) -> float:
     try:
         loss(student=student, teacher=teacher, beta=beta)
-    except Exception:
-        return 1.0
+    except Exception as error:
+        return float(not isinstance(error, NotImplementedError))  # to return nothing is no refusal
     return 0.0
 
 

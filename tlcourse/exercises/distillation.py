@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from tlcourse.exercises._exercise import Exercise, Function
+from tlcourse.exercises._exercise import Exercise, Function, trainable
 from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
 
 
@@ -21,14 +21,10 @@ def weight_without_factor(alpha: float, T: float) -> float:
     return alpha * T**2 / (1 - alpha + alpha * T**2)
 
 
-def gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor | None:
+def gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
     """What a loss does to the logits of student and teacher, (2, N, K): two losses that differ by a constant train alike."""
     z, v = (inputs[name].clone().requires_grad_() for name in ("student_logits", "teacher_logits"))
-    found = loss(**{**inputs, "student_logits": z, "teacher_logits": v})
-    if found is None or found is ...:
-        return None
-    if not isinstance(found, Tensor) or found.ndim != 0 or not found.requires_grad:
-        raise TypeError("the loss must be one number, a tensor of no dimensions that is computed from student_logits")
+    found = trainable(loss(**{**inputs, "student_logits": z, "teacher_logits": v}), "student_logits")
     parts = torch.autograd.grad(found, (z, v), allow_unused=True)
     return torch.stack([torch.zeros_like(z) if part is None else part for part in parts])
 
