@@ -153,7 +153,7 @@ def test_to_return_nothing_for_logits_is_no_refusal():
     def answer(student, teacher, beta):
         return attention.repaired_loss(student, teacher, beta) if student[0].ndim == 4 else None
 
-    assert said("find_the_bug_attention", answer).startswith("Not yet. For student = [")
+    assert "logits still pass" in said("find_the_bug_attention", answer)
 
 
 @pytest.mark.parametrize("made", [lambda z: z.bfloat16() + 1, lambda z: exit()])
