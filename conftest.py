@@ -1,4 +1,6 @@
-"""One thread each, no network, strict measured values; and the marks that make `pytest -m "not slow"` the inner loop."""
+"""One thread each, no network, strict measured values; and the marks that make `pytest -m "not
+slow"` the inner loop.
+"""
 
 import hashlib
 import os
@@ -27,7 +29,11 @@ import torchvision  # noqa: E402
 
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parent
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])]
+DEVICES = [
+    "cpu",
+    *(["cuda"] if torch.cuda.is_available() else []),
+    *(["mps"] if torch.backends.mps.is_available() else []),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,11 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
-    """Fail a test that tried to reach another machine, even if the code under test swallowed the refusal."""
+    """Fail a test that tried to reach another machine, even if the code under test swallowed the
+    refusal.
+    """
     LOG.unlink(missing_ok=True)
     result = yield
     if LOG.exists():
-        pytest.fail(f"tried to reach the network: {', '.join(sorted(set(LOG.read_text().split())))}")
+        pytest.fail(
+            f"tried to reach the network: {', '.join(sorted(set(LOG.read_text().split())))}"
+        )
     return result
 
 
@@ -63,31 +73,47 @@ def repository() -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty course folder of its own, whose data/ holds only SHA256SUMS: what is written goes there."""
+    """An empty course folder of its own, whose data/ holds only SHA256SUMS: what is written goes
+    there.
+    """
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "SHA256SUMS").write_bytes((REPOSITORY / "data" / "SHA256SUMS").read_bytes())
+    (tmp_path / "data" / "SHA256SUMS").write_bytes(
+        (REPOSITORY / "data" / "SHA256SUMS").read_bytes()
+    )
     monkeypatch.setenv("TLCOURSE_HOME", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def write_cifar10(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """Writes CIFAR-10 as it lies on a disk, with two images a batch; torchvision is told the digests of these files."""
+    """Writes CIFAR-10 as it lies on a disk, with two images a batch; torchvision is told the
+    digests of these files.
+    """
 
     def write(root: Path) -> Path:
         folder = root / "cifar-10-batches-py"
         folder.mkdir(parents=True)
         digests = {}
-        for b, file in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]):
+        for b, file in enumerate(
+            [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+        ):
             data = np.full((2, 3072), b, dtype=np.uint8)
             data[:, :1024] += 100  # red
-            batch = {"label_names": [f"class {i}" for i in range(10)]} if "meta" in file else {"data": data, "labels": [b, 9]}
+            batch = (
+                {"label_names": [f"class {i}" for i in range(10)]}
+                if "meta" in file
+                else {"data": data, "labels": [b, 9]}
+            )
             (folder / file).write_bytes(pickle.dumps(batch))
             digests[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
         cifar = torchvision.datasets.CIFAR10
         monkeypatch.setattr(cifar, "train_list", [[f, digests[f]] for f in digests if "data" in f])
         monkeypatch.setattr(cifar, "test_list", [["test_batch", digests["test_batch"]]])
-        monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": digests["batches.meta"]})
+        monkeypatch.setattr(
+            cifar,
+            "meta",
+            {"filename": "batches.meta", "key": "label_names", "md5": digests["batches.meta"]},
+        )
         return folder
 
     return write

@@ -41,7 +41,10 @@ def test_weights_and_buffers_come_back_in_half_precision(home):
 
 
 def test_a_missing_file_says_how_to_get_it_back(home):
-    with pytest.raises(DataError, match=r"tiny\.safetensors is missing\. Restore it with `git checkout -- data/models/tiny\.safetensors`"):
+    with pytest.raises(
+        DataError,
+        match=r"tiny\.safetensors is missing\. Restore it with `git checkout -- data/models/tiny\.safetensors`",
+    ):
         restore(network(), "tiny")
 
 
@@ -65,7 +68,10 @@ def test_a_damaged_file_is_found_before_a_weight_is_used(home, damage):
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 
 
-@pytest.mark.parametrize(("other", "odd"), [(network(units=5), "0.bias, 0.weight"), (MLP(4, 3), "head.bias"), (nn.Linear(4, 3), "0.bias")])
+@pytest.mark.parametrize(
+    ("other", "odd"),
+    [(network(units=5), "0.bias, 0.weight"), (MLP(4, 3), "head.bias"), (nn.Linear(4, 3), "0.bias")],
+)
 def test_a_file_that_does_not_fit_is_refused(home, other, odd):
     save(network(), "tiny", command="")
     with pytest.raises(DataError, match=rf"tiny\.safetensors does not fit the network: .*{odd}"):

@@ -45,7 +45,9 @@ STUDENTS = greater("alone", "distilled", "errors")
 counts = st.integers(-1000, 1000).map(float)
 
 
-def table(arms: dict[str, list[float]], metric: str = "errors", first_seed: int = 0, **where: object) -> pd.DataFrame:
+def table(
+    arms: dict[str, list[float]], metric: str = "errors", first_seed: int = 0, **where: object
+) -> pd.DataFrame:
     """One row per arm and seed."""
     return pd.DataFrame(
         [
@@ -77,17 +79,34 @@ def test_greater_equals_the_paired_t_test():
     assert (found.verdict, found.seeds) == (SUPPORTED, 5)
 
 
-@given(st.lists(st.tuples(counts, counts), min_size=2, max_size=8).filter(lambda pairs: len({a - b for a, b in pairs}) > 1))
+@given(
+    st.lists(st.tuples(counts, counts), min_size=2, max_size=8).filter(
+        lambda pairs: len({a - b for a, b in pairs}) > 1
+    )
+)
 def test_supported_exactly_when_the_t_test_says_so(pairs):
     a, b = zip(*pairs)
     found = STUDENTS(table({"alone": list(a), "distilled": list(b)}))
     test = stats.ttest_rel(a, b)
     if abs(test.pvalue - 0.05) > 1e-9:
-        assert found.verdict == (INCONCLUSIVE if test.pvalue > 0.05 else SUPPORTED if test.statistic > 0 else CONTRADICTED)
+        assert found.verdict == (
+            INCONCLUSIVE
+            if test.pvalue > 0.05
+            else SUPPORTED
+            if test.statistic > 0
+            else CONTRADICTED
+        )
 
 
 @pytest.mark.parametrize(
-    ("mean", "verdict"), [(1.97, SUPPORTED), (1.96, INCONCLUSIVE), (0.0, INCONCLUSIVE), (-1.96, INCONCLUSIVE), (-1.97, CONTRADICTED)]
+    ("mean", "verdict"),
+    [
+        (1.97, SUPPORTED),
+        (1.96, INCONCLUSIVE),
+        (0.0, INCONCLUSIVE),
+        (-1.96, INCONCLUSIVE),
+        (-1.97, CONTRADICTED),
+    ],
 )
 def test_an_interval_that_just_holds_zero_decides_nothing(mean, verdict):
     found = STUDENTS(differing_by([mean + d for d in SPREAD]))
@@ -95,10 +114,17 @@ def test_an_interval_that_just_holds_zero_decides_nothing(mean, verdict):
     assert found.high - found.effect == pytest.approx(1.963243, abs=1e-6)
 
 
-@pytest.mark.parametrize(("difference", "verdict"), [(0.0, INCONCLUSIVE), (3.0, SUPPORTED), (-3.0, CONTRADICTED)])
+@pytest.mark.parametrize(
+    ("difference", "verdict"), [(0.0, INCONCLUSIVE), (3.0, SUPPORTED), (-3.0, CONTRADICTED)]
+)
 def test_without_variance_the_interval_is_a_point(difference, verdict):
     found = STUDENTS(differing_by([difference] * 4))
-    assert (found.verdict, found.effect, found.low, found.high) == (verdict, difference, difference, difference)
+    assert (found.verdict, found.effect, found.low, found.high) == (
+        verdict,
+        difference,
+        difference,
+        difference,
+    )
 
 
 def test_an_interval_that_ends_at_zero_decides_nothing():
@@ -146,7 +172,10 @@ def test_an_infinite_value_decides_nothing():
 
 def test_where_picks_the_rows():
     rows = pd.concat(
-        [table({"alone": [9.0, 9], "distilled": [1.0, 1]}, width=30), table({"alone": [1.0, 1], "distilled": [9.0, 9]}, width=300)]
+        [
+            table({"alone": [9.0, 9], "distilled": [1.0, 1]}, width=30),
+            table({"alone": [1.0, 1], "distilled": [9.0, 9]}, width=300),
+        ]
     )
     assert greater("alone", "distilled", "errors", width=30)(rows).verdict == SUPPORTED
     assert greater("alone", "distilled", "errors", width=300)(rows).verdict == CONTRADICTED
@@ -154,13 +183,21 @@ def test_where_picks_the_rows():
 
 def test_other_arms_and_metrics_do_not_count():
     rows = differing_by([1.0, 2, 3])
-    more = [rows, table({"teacher": [7.0, 7, 7, 7]}), table({"alone": [0.0] * 9, "distilled": [5.0] * 9}, "seconds")]
+    more = [
+        rows,
+        table({"teacher": [7.0, 7, 7, 7]}),
+        table({"alone": [0.0] * 9, "distilled": [5.0] * 9}, "seconds"),
+    ]
     assert STUDENTS(pd.concat(more)) == STUDENTS(rows)
 
 
 def test_several_values_for_one_seed_and_arm_are_refused():
-    rows = pd.concat([table({"alone": [1.0, 2], "distilled": [1.0, 2]}, width=width) for width in (30, 300)])
-    with pytest.raises(ValueError, match=r"'errors' .* several values for one seed and arm: name more coordinates"):
+    rows = pd.concat(
+        [table({"alone": [1.0, 2], "distilled": [1.0, 2]}, width=width) for width in (30, 300)]
+    )
+    with pytest.raises(
+        ValueError, match=r"'errors' .* several values for one seed and arm: name more coordinates"
+    ):
         STUDENTS(rows)
 
 
@@ -191,7 +228,9 @@ def test_swapping_the_arms_flips_the_verdict(pairs):
     found = STUDENTS(table({"alone": a, "distilled": b}))
     swapped = STUDENTS(table({"alone": b, "distilled": a}))
     assert swapped.effect == -found.effect
-    assert {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(found.verdict, found.verdict) == swapped.verdict
+    assert {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(
+        found.verdict, found.verdict
+    ) == swapped.verdict
     if len(pairs) > 1:
         assert (swapped.low, swapped.high) == (-found.high, -found.low)
 
@@ -199,7 +238,9 @@ def test_swapping_the_arms_flips_the_verdict(pairs):
 @given(st.lists(st.tuples(counts, counts, counts), min_size=2, max_size=8))
 def test_what_a_seed_adds_to_both_arms_cancels(triples):
     a, b, luck = (list(values) for values in zip(*triples))
-    shifted = table({"alone": [x + c for x, c in zip(a, luck)], "distilled": [x + c for x, c in zip(b, luck)]})
+    shifted = table(
+        {"alone": [x + c for x, c in zip(a, luck)], "distilled": [x + c for x, c in zip(b, luck)]}
+    )
     assert STUDENTS(shifted) == STUDENTS(table({"alone": a, "distilled": b}))
 
 
@@ -218,8 +259,15 @@ def test_contrast_weighs_the_arms():
 
 
 def test_contrast_of_four_arms_is_a_difference_of_differences():
-    arms = {"scaled wide": [9.0, 8, 9], "plain wide": [2.0, 2, 2], "scaled deep": [5.0, 5, 6], "plain deep": [4.0, 4, 4]}
-    found = contrast({"scaled wide": 1, "plain wide": -1, "scaled deep": -1, "plain deep": 1}, "errors")(table(arms))
+    arms = {
+        "scaled wide": [9.0, 8, 9],
+        "plain wide": [2.0, 2, 2],
+        "scaled deep": [5.0, 5, 6],
+        "plain deep": [4.0, 4, 4],
+    }
+    found = contrast(
+        {"scaled wide": 1, "plain wide": -1, "scaled deep": -1, "plain deep": 1}, "errors"
+    )(table(arms))
     assert (found.verdict, found.effect) == (SUPPORTED, pytest.approx((6 + 5 + 5) / 3))
 
 
@@ -253,7 +301,9 @@ def test_contrast_with_itself_is_greater():
     ],
 )
 def test_equivalent_inside_across_and_outside_the_margin(mean, margin, verdict):
-    found = equivalent("alone", "distilled", "errors", margin=margin)(differing_by([mean + d for d in SPREAD]))
+    found = equivalent("alone", "distilled", "errors", margin=margin)(
+        differing_by([mean + d for d in SPREAD])
+    )
     assert found.verdict == verdict
     assert found.high - found.effect == pytest.approx(1.507444, abs=1e-6)
     assert f"{margin:g}" in found.why
@@ -261,8 +311,12 @@ def test_equivalent_inside_across_and_outside_the_margin(mean, margin, verdict):
 
 def test_equivalent_uses_the_90_percent_interval():
     a, b = [3.0, 5, 4, 8], [4.0, 5, 2, 7]
-    found = equivalent("alone", "distilled", "errors", margin=10)(table({"alone": a, "distilled": b}))
-    assert (found.low, found.high) == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval(0.90)))
+    found = equivalent("alone", "distilled", "errors", margin=10)(
+        table({"alone": a, "distilled": b})
+    )
+    assert (found.low, found.high) == pytest.approx(
+        tuple(stats.ttest_rel(a, b).confidence_interval(0.90))
+    )
 
 
 def test_equal_arms_are_equivalent_and_one_seed_is_not_enough():
@@ -272,7 +326,10 @@ def test_equal_arms_are_equivalent_and_one_seed_is_not_enough():
 
 
 def test_a_difference_of_just_the_margin_is_not_inside():
-    assert equivalent("alone", "distilled", "errors", margin=2)(differing_by([2.0, 2.0])).verdict == INCONCLUSIVE
+    assert (
+        equivalent("alone", "distilled", "errors", margin=2)(differing_by([2.0, 2.0])).verdict
+        == INCONCLUSIVE
+    )
 
 
 # at least
@@ -280,7 +337,13 @@ def test_a_difference_of_just_the_margin_is_not_inside():
 
 @pytest.mark.parametrize(
     ("mean", "slack", "verdict"),
-    [(0.0, 0.01, SUPPORTED), (0.0, -0.01, INCONCLUSIVE), (9.0, 0.01, SUPPORTED), (-3.0, 0.01, SUPPORTED), (-3.0, -0.01, INCONCLUSIVE)],
+    [
+        (0.0, 0.01, SUPPORTED),
+        (0.0, -0.01, INCONCLUSIVE),
+        (9.0, 0.01, SUPPORTED),
+        (-3.0, 0.01, SUPPORTED),
+        (-3.0, -0.01, INCONCLUSIVE),
+    ],
 )
 def test_at_least_asks_that_the_whole_interval_is_above_the_margin(mean, slack, verdict):
     rows = differing_by([mean + d for d in SPREAD])
@@ -294,8 +357,12 @@ def test_at_least_asks_that_the_whole_interval_is_above_the_margin(mean, slack, 
 def test_at_least_is_contradicted_when_the_whole_interval_is_below_the_margin():
     rows = differing_by([-9.0 + d for d in SPREAD])
     high = greater("alone", "distilled", "errors")(rows).high
-    assert at_least("alone", "distilled", "errors", margin=-high - 0.01)(rows).verdict == CONTRADICTED
-    assert at_least("alone", "distilled", "errors", margin=-high + 0.01)(rows).verdict == INCONCLUSIVE
+    assert (
+        at_least("alone", "distilled", "errors", margin=-high - 0.01)(rows).verdict == CONTRADICTED
+    )
+    assert (
+        at_least("alone", "distilled", "errors", margin=-high + 0.01)(rows).verdict == INCONCLUSIVE
+    )
     with pytest.raises(ValueError, match="margin must be > 0, got 0"):
         at_least("alone", "distilled", "errors", margin=0)
 
@@ -339,7 +406,10 @@ def test_exact_looks_at_every_arm_and_counts_seeds_not_rows():
 def test_count_of_two_that_hold_one_open_and_one_against(at_least, verdict):
     differences = {"a": [3.0, 3, 3], "b": [1.0, 2, 1.5], "c": [-9.0, 9, 0], "d": [-3.0, -3, -3.5]}
     rows = pd.concat([differing_by(d).assign(pair=pair) for pair, d in differences.items()])
-    found = count([greater("alone", "distilled", "errors", pair=pair) for pair in differences], at_least=at_least)(rows)
+    found = count(
+        [greater("alone", "distilled", "errors", pair=pair) for pair in differences],
+        at_least=at_least,
+    )(rows)
     assert (found.verdict, found.effect, found.low, found.high) == (verdict, 2, 2, 3)
     assert found.seeds == 3
     assert f"2 of 4, at least {at_least} needed" in found.why
@@ -347,7 +417,12 @@ def test_count_of_two_that_hold_one_open_and_one_against(at_least, verdict):
 
 def test_count_has_the_seeds_of_the_set_up_with_the_fewest():
     rows = pd.concat([differing_by([3.0] * n).assign(pair=n) for n in (5, 2)])
-    assert count([greater("alone", "distilled", "errors", pair=n) for n in (5, 2)], at_least=1)(rows).seeds == 2
+    assert (
+        count([greater("alone", "distilled", "errors", pair=n) for n in (5, 2)], at_least=1)(
+            rows
+        ).seeds
+        == 2
+    )
 
 
 # scope, kinds, arguments
@@ -367,7 +442,14 @@ def test_each_decision_names_its_kind():
         count([STUDENTS], at_least=1),
         scope("…"),
     ]
-    assert [decide.kind for decide in made] == ["greater", "greater", "equivalent", "exact", "count", "scope"]
+    assert [decide.kind for decide in made] == [
+        "greater",
+        "greater",
+        "equivalent",
+        "exact",
+        "count",
+        "scope",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +473,9 @@ def test_refuses(make, said):
 def test_interval_equals_scipy(confidence):
     values = pd.Series([3.0, 1.5, 4.25, -2.0]).to_numpy()
     mean, low, high, n = interval(values, confidence)
-    assert (low, high) == pytest.approx(tuple(stats.ttest_1samp(values, 0).confidence_interval(confidence)))
+    assert (low, high) == pytest.approx(
+        tuple(stats.ttest_1samp(values, 0).confidence_interval(confidence))
+    )
     assert (mean, n) == (1.6875, 4)
 
 
@@ -410,13 +494,20 @@ def test_a_claim_whose_precondition_holds_is_decided():
     assert STUDENTS(rows).verdict == SUPPORTED
 
 
-@pytest.mark.parametrize("errors", [[150.0, 151, 153], [60.0, 110, 130]], ids=["contradicted", "inconclusive"])
+@pytest.mark.parametrize(
+    "errors", [[150.0, 151, 153], [60.0, 110, 130]], ids=["contradicted", "inconclusive"]
+)
 def test_a_claim_whose_precondition_fails_is_not_testable_here(errors):
     rows = with_teacher(errors)
     found, plain = judge(claim(STUDENTS, BETTER), rows), STUDENTS(rows)
     assert found.verdict == NOT_TESTABLE == "not testable here"
     assert "the teacher makes fewer errors" in found.why
-    assert (found.effect, found.low, found.high, found.seeds) == (plain.effect, plain.low, plain.high, plain.seeds)
+    assert (found.effect, found.low, found.high, found.seeds) == (
+        plain.effect,
+        plain.low,
+        plain.high,
+        plain.seeds,
+    )
 
 
 def test_a_precondition_without_rows_is_missing_not_failed():
@@ -443,7 +534,10 @@ def test_tuning_seeds_never_enter_a_verdict(decide):
 
 def test_tuning_seeds_do_not_bear_out_a_precondition():
     tuned = table({"alone": [900.0] * 9, "teacher": [1.0] * 9}, first_seed=TUNING)
-    assert judge(claim(STUDENTS, BETTER), pd.concat([with_teacher([99.0, 102, 102]), tuned])).verdict == NOT_TESTABLE
+    assert (
+        judge(claim(STUDENTS, BETTER), pd.concat([with_teacher([99.0, 102, 102]), tuned])).verdict
+        == NOT_TESTABLE
+    )
 
 
 def test_rows_of_tuning_seeds_alone_decide_nothing():
@@ -453,7 +547,22 @@ def test_rows_of_tuning_seeds_alone_decide_nothing():
 
 # the ledger, over records made up for the course's own experiment
 
-KEYS = ["id", "chapter", "sentence", "source", "paper", "kind", "effect", "unit", "low", "high", "verdict", "seeds", "scale", "experiment"]
+KEYS = [
+    "id",
+    "chapter",
+    "sentence",
+    "source",
+    "paper",
+    "kind",
+    "effect",
+    "unit",
+    "low",
+    "high",
+    "verdict",
+    "seeds",
+    "scale",
+    "experiment",
+]
 E = EXPERIMENTS["distillation"]
 
 
@@ -462,12 +571,26 @@ def made_up(seeds: int, teacher: float = 50.0, softmax_error: float = 0.0) -> pd
     wobble = [float(i % 3) for i in range(seeds)]
     arms = {"alone": 150.0, "T=20": 120.0, "logits": 119.0, "teacher": teacher}
     by_width = [
-        table({arm: [value + (1 + i) * w for w in wobble] for i, (arm, value) in enumerate(arms.items())}, metric, width=300)
+        table(
+            {
+                arm: [value + (1 + i) * w for w in wobble]
+                for i, (arm, value) in enumerate(arms.items())
+            },
+            metric,
+            width=300,
+        )
         for metric in ("errors", "epochs to what alone reaches")
     ]
-    algebra = [table({"limit": [0.0] * seeds}, metric) for metric in ("gradient error", "gradient size error", "halving error")]
-    shares = table({"T=20": [0.4 + w / 100 for w in wobble], "T=1": [0.1] * seeds}, "share of the lowest")
-    return pd.concat([*by_width, *algebra, shares, table({"limit": [softmax_error] * seeds}, "softmax error")])
+    algebra = [
+        table({"limit": [0.0] * seeds}, metric)
+        for metric in ("gradient error", "gradient size error", "halving error")
+    ]
+    shares = table(
+        {"T=20": [0.4 + w / 100 for w in wobble], "T=1": [0.1] * seeds}, "share of the lowest"
+    )
+    return pd.concat(
+        [*by_width, *algebra, shares, table({"limit": [softmax_error] * seeds}, "softmax error")]
+    )
 
 
 def write_record(home: Path, rows: pd.DataFrame, seeds: int, **changes: object) -> None:
@@ -475,14 +598,23 @@ def write_record(home: Path, rows: pd.DataFrame, seeds: int, **changes: object) 
     folder.mkdir(exist_ok=True)
     text = rows.to_csv(index=False)
     digest = records.code_digest("tlcourse.experiments.distillation")
-    origin = {"digest": digest, "seeds": list(range(seeds)), "rows_sha256": hashlib.sha256(text.encode()).hexdigest()} | changes
+    origin = {
+        "digest": digest,
+        "seeds": list(range(seeds)),
+        "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    } | changes
     (folder / "distillation.lecture.csv").write_text(text)
     (folder / "distillation.lecture.json").write_text(json.dumps(origin))
 
 
 def listed() -> dict[str, dict]:
-    """What `tlcourse claims --json` prints, by id, at the scale of the lecture; strict JSON, which knows no nan."""
-    text = json.dumps([entry.as_dict() for entry in ledger("distillation") if entry.scale == "lecture"], allow_nan=False)
+    """What `tlcourse claims --json` prints, by id, at the scale of the lecture; strict JSON, which
+    knows no nan.
+    """
+    text = json.dumps(
+        [entry.as_dict() for entry in ledger("distillation") if entry.scale == "lecture"],
+        allow_nan=False,
+    )
     return {entry["id"]: entry for entry in json.loads(text)}
 
 
@@ -503,13 +635,23 @@ def test_the_ledger_quotes_the_verdicts(home):
         SUPPORTED, pytest.approx(expected.effect), pytest.approx(expected.low), pytest.approx(expected.high), 6,
         "greater", "distillation", "lecture", "knowledge_distillation",
     ]  # fmt: skip
-    assert [found["K4"][key] for key in ("verdict", "effect", "low", "high", "seeds")] == [SUPPORTED, 0.0, None, None, 6]
+    assert [found["K4"][key] for key in ("verdict", "effect", "low", "high", "seeds")] == [
+        SUPPORTED,
+        0.0,
+        None,
+        None,
+        6,
+    ]
 
 
 def test_the_ledger_of_a_teacher_that_is_no_better(home):
     write_record(home, made_up(6, teacher=200.0), 6)
     found = listed()
-    assert (found["K1"]["verdict"], found["K2"]["verdict"], found["K8"]["verdict"]) == (NOT_TESTABLE, NOT_TESTABLE, SUPPORTED)
+    assert (found["K1"]["verdict"], found["K2"]["verdict"], found["K8"]["verdict"]) == (
+        NOT_TESTABLE,
+        NOT_TESTABLE,
+        SUPPORTED,
+    )
 
 
 @pytest.mark.parametrize("value", [nan, float("inf")])
@@ -521,7 +663,11 @@ def test_a_number_that_json_does_not_know_is_null(home, value):
 def test_without_a_record_every_claim_is_missing(home):
     found = listed().values()
     assert len(found) >= 8
-    assert all([e["verdict"], e["effect"], e["low"], e["high"], e["seeds"]] == ["missing", None, None, None, 0] for e in found)
+    assert all(
+        [e["verdict"], e["effect"], e["low"], e["high"], e["seeds"]]
+        == ["missing", None, None, None, 0]
+        for e in found
+    )
 
 
 def test_a_record_of_other_code_is_stale(home):

@@ -1,4 +1,6 @@
-"""The command line, through a process of its own: what it prints, its exit codes, and that no error is a traceback."""
+"""The command line, through a process of its own: what it prints, its exit codes, and that no error
+is a traceback.
+"""
 
 import json
 import os
@@ -21,7 +23,11 @@ KEYS = "chapter effect experiment high id kind low paper scale seeds sentence so
 
 def tlcourse(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "tlcourse", *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+        [sys.executable, "-m", "tlcourse", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
     )
 
 
@@ -57,10 +63,16 @@ def refused(said):
     [
         (["nonsense"], "No such command 'nonsense'."),
         (["run", "nope"], "there is no experiment 'nope'; there are distillation"),
-        (["run", "distillation", "--scale", "huge"], "distillation has no scale 'huge'; it has lecture"),
+        (
+            ["run", "distillation", "--scale", "huge"],
+            "distillation has no scale 'huge'; it has lecture",
+        ),
         (["run", "distillation", "--seeds", "0"], "seeds must be in 1 … 1000, got 0"),
         (["run", "distillation", "--workers", "0"], "workers must be >= 1, got 0"),
-        (["run", "distillation", "--device", "tpu"], 'device must be "auto", "cpu", "cuda" or "mps"'),
+        (
+            ["run", "distillation", "--device", "tpu"],
+            'device must be "auto", "cpu", "cuda" or "mps"',
+        ),
         (["claims", "nope"], "there is no experiment 'nope'"),
         (["data", "fetch", "mnist"], "'mnist' cannot be fetched; these can: cifar10"),
         (["execute", "none.ipynb"], "there is no notebook none.ipynb"),
@@ -153,7 +165,13 @@ def test_doctor_fails_without_data(home, said):
 def lab(*arguments, **environment):
     """`tlcourse lab` in a process, and the lines it printed up to the address."""
     command = [sys.executable, "-u", "-m", "tlcourse", "lab", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
     lines = []
     try:
         while not any("?token=" in line for line in lines):
@@ -170,17 +188,26 @@ def lab(*arguments, **environment):
 def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, repository):
     work = tmp_path / "work"
     work.mkdir()
-    mine = json.dumps({"cells": [], "metadata": {"whose": "mine"}, "nbformat": 4, "nbformat_minor": 5})
+    mine = json.dumps(
+        {"cells": [], "metadata": {"whose": "mine"}, "nbformat": 4, "nbformat_minor": 5}
+    )
     (work / "00_start_here.ipynb").write_text(mine)
     shelf = socket.create_server(("127.0.0.1", 0))  # so that the port is taken
     taken = shelf.getsockname()[1]
     display = dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY"), "")
-    with shelf, lab("--copy", str(work), "--port", str(taken), JUPYTER_RUNTIME_DIR=str(tmp_path), **display) as (_, lines, address):
+    with (
+        shelf,
+        lab(
+            "--copy", str(work), "--port", str(taken), JUPYTER_RUNTIME_DIR=str(tmp_path), **display
+        ) as (_, lines, address),
+    ):
         assert "/lab/tree/00_start_here.ipynb?token=" in address
         assert f":{taken}/" not in address
         assert any(line.startswith(f"Port {taken} is taken") for line in lines)
         assert any("kept 1 that were there" in line for line in lines)
-        with urllib.request.urlopen(address.replace("/lab/tree/", "/api/contents/"), timeout=20) as answer:
+        with urllib.request.urlopen(
+            address.replace("/lab/tree/", "/api/contents/"), timeout=20
+        ) as answer:
             assert json.load(answer)["name"] == "00_start_here.ipynb"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address.split("/lab/tree/")[0] + "/api/contents", timeout=20)
@@ -189,7 +216,9 @@ def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, re
 
 @pytest.mark.slow
 def test_lab_leaves_nothing_running(tmp_path):
-    with lab("--copy", str(tmp_path / "work"), "--no-browser", JUPYTER_RUNTIME_DIR=str(tmp_path)) as (_, _, address):
+    with lab(
+        "--copy", str(tmp_path / "work"), "--no-browser", JUPYTER_RUNTIME_DIR=str(tmp_path)
+    ) as (_, _, address):
         port = int(re.search(r":(\d+)/", address).group(1))
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -203,4 +232,7 @@ def test_lab_leaves_nothing_running(tmp_path):
 def test_the_script_is_installed():
     script = shutil.which("tlcourse", path=os.path.dirname(sys.executable))
     assert script is not None
-    assert "Commands:" in subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert (
+        "Commands:"
+        in subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    )

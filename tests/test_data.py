@@ -1,4 +1,6 @@
-"""Data on board and from elsewhere: what is loaded is what was published, and whatever is wrong is said and changes nothing."""
+"""Data on board and from elsewhere: what is loaded is what was published, and whatever is wrong is
+said and changes nothing.
+"""
 
 import errno
 import gzip
@@ -44,7 +46,10 @@ def picture(*labels, classes=("ant", "bee", "cow"), side=4):
 
 def tree(folder):
     """Every file and folder below, with what it holds."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
 
 
 def sha256(tensor):
@@ -56,7 +61,8 @@ def mnist():
     return load("mnist", "test")
 
 
-# --- on board ---------------------------------------------------------------------------------------------------------
+# --- on board -------------------------------------------------------------------------------------
+# --------------------
 
 MNIST = {
     "train": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
@@ -79,7 +85,9 @@ def test_mnist_and_fashion_mnist_are_all_there(name, split, counts, first, mean)
     assert (images.pixels.dtype, images.labels.dtype) == (torch.uint8, torch.int64)
     assert images.labels.bincount().tolist() == counts
     assert images.labels[:5].tolist() == first
-    assert images.pixels.double().mean().item() / 255 == pytest.approx(mean, abs=5e-5)  # the figures that everyone normalises with
+    assert images.pixels.double().mean().item() / 255 == pytest.approx(
+        mean, abs=5e-5
+    )  # the figures that everyone normalises with
     assert (images.name, len(images.classes), len(images)) == (name, 10, sum(counts))
 
 
@@ -112,11 +120,19 @@ def test_digits_of_both_splits_are_all_of_scikit_learns():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pixels, labels = (torch.cat(both) for both in zip(*((s.pixels, s.labels) for s in (load("digits"), load("digits", "test")))))
+    pixels, labels = (
+        torch.cat(both)
+        for both in zip(*((s.pixels, s.labels) for s in (load("digits"), load("digits", "test"))))
+    )
     assert labels.tolist() == bunch.target.tolist()
-    ours, theirs = pixels[:, :, 4:24, 4:24].double(), torch.from_numpy(bunch.images)[:, None] * 255 / 16
+    ours, theirs = (
+        pixels[:, :, 4:24, 4:24].double(),
+        torch.from_numpy(bunch.images)[:, None] * 255 / 16,
+    )
     assert ours.mean().item() == pytest.approx(theirs.mean().item(), rel=1e-3)  # as much ink
-    coarse = torch.stack([torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten() for x in (ours, theirs)])
+    coarse = torch.stack(
+        [torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten() for x in (ours, theirs)]
+    )
     assert torch.corrcoef(coarse)[0, 1] > 0.995  # in the same places
 
 
@@ -129,7 +145,8 @@ def test_loading_twice_gives_images_of_their_own(tiny):
 @pytest.mark.parametrize("name", ["mnits", "MNIST", "", "folder", "../mnist"])
 def test_an_unknown_name_is_refused_with_those_there_are(name):
     with pytest.raises(
-        ValueError, match=rf"^there is no data set '{re.escape(name)}'; there are mnist, fashion_mnist, digits, cifar10, .*folder:PATH$"
+        ValueError,
+        match=rf"^there is no data set '{re.escape(name)}'; there are mnist, fashion_mnist, digits, cifar10, .*folder:PATH$",
     ):
         load(name)
 
@@ -141,7 +158,8 @@ def test_an_unknown_split_is_refused(name, split):
         load(name, split)
 
 
-# --- missing and damaged ----------------------------------------------------------------------------------------------
+# --- missing and damaged
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -184,11 +202,16 @@ def refuses(home, sentence, name="mnist", split="test"):
 def test_a_missing_file_is_named(tiny, file):
     (tiny / "data" / "mnist" / file).unlink()
     sentence = refuses(tiny, "is missing")
-    assert sentence == f"{tiny / 'data' / 'mnist' / file} is missing. Restore it with `git checkout -- data/mnist`."
+    assert (
+        sentence
+        == f"{tiny / 'data' / 'mnist' / file} is missing. Restore it with `git checkout -- data/mnist`."
+    )
 
 
 def test_a_missing_folder_is_named(home):
-    assert "fashion_mnist" in refuses(home, r"train-images-idx3-ubyte.gz is missing\. Restore it with", "fashion_mnist", "train")
+    assert "fashion_mnist" in refuses(
+        home, r"train-images-idx3-ubyte.gz is missing\. Restore it with", "fashion_mnist", "train"
+    )
 
 
 @pytest.mark.parametrize("file", [IMAGES, LABELS])
@@ -210,7 +233,9 @@ def test_a_truncated_file_is_found(tiny, file, kept):
     assert str(path) in refuses(tiny, "is damaged")
 
 
-@pytest.mark.parametrize("content", [b"", b"something else", struct.pack(">II", 0x801, 5) + bytes([3, 1, 4, 1, 6])])
+@pytest.mark.parametrize(
+    "content", [b"", b"something else", struct.pack(">II", 0x801, 5) + bytes([3, 1, 4, 1, 6])]
+)
 def test_other_contents_in_a_sound_archive_are_found(tiny, content):
     path = tiny / "data" / "mnist" / LABELS
     path.write_bytes(gzip.compress(content))
@@ -230,14 +255,17 @@ def test_files_on_board_that_were_exchanged_are_found(home, repository):
     refuses(home, f"{LABELS} is damaged: its digest is not the one in SHA256SUMS")
 
 
-# --- where the data folder is -----------------------------------------------------------------------------------------
+# --- where the data folder is
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An installed package with no data beside it, and a working folder outside the course."""
     monkeypatch.delenv("TLCOURSE_HOME", raising=False)
-    monkeypatch.setattr(tlcourse.data, "__file__", str(tmp_path / "site-packages" / "tlcourse" / "data.py"))
+    monkeypatch.setattr(
+        tlcourse.data, "__file__", str(tmp_path / "site-packages" / "tlcourse" / "data.py")
+    )
     (tmp_path / "course" / "notebooks" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -274,30 +302,59 @@ def test_a_wrong_tlcourse_home_is_named_and_nothing_else_is_taken(elsewhere, mon
     make_course(elsewhere / "course")
     monkeypatch.chdir(elsewhere / "course")
     monkeypatch.setenv("TLCOURSE_HOME", "/nowhere")
-    with pytest.raises(DataError, match=r"TLCOURSE_HOME is /nowhere, which has no data/SHA256SUMS\. Clone the course's repository"):
+    with pytest.raises(
+        DataError,
+        match=r"TLCOURSE_HOME is /nowhere, which has no data/SHA256SUMS\. Clone the course's repository",
+    ):
         load("mnist")
 
 
 def test_no_data_folder_at_all(elsewhere):
     with pytest.raises(
-        DataError, match=r"neither beside the package nor above this folder\. Clone the course's repository and run from inside it\."
+        DataError,
+        match=r"neither beside the package nor above this folder\. Clone the course's repository and run from inside it\.",
     ):
         load("mnist")
 
 
-# --- Images -----------------------------------------------------------------------------------------------------------
+# --- Images ---------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize(
     ("pixels", "labels", "sentence"),
     [
-        (torch.zeros(2, 4, 4).byte(), torch.tensor([0, 1]), r"pixels must have shape \(N, C, H, W\), got \(2, 4, 4\)"),
+        (
+            torch.zeros(2, 4, 4).byte(),
+            torch.tensor([0, 1]),
+            r"pixels must have shape \(N, C, H, W\), got \(2, 4, 4\)",
+        ),
         (torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), r"pixels must be uint8, got torch.float32"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 1, 1]), r"labels must have shape \(2,\), got \(3,\)"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([[0], [1]]), r"labels must have shape \(2,\), got \(2, 1\)"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0.0, 1.0]), r"labels must be int64, got torch.float32"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 2]), r"labels must be in \[0, 2\), got 0 to 2"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.tensor([-1, 1]), r"labels must be in \[0, 2\), got -1 to 1"),
+        (
+            torch.zeros(2, 1, 4, 4).byte(),
+            torch.tensor([0, 1, 1]),
+            r"labels must have shape \(2,\), got \(3,\)",
+        ),
+        (
+            torch.zeros(2, 1, 4, 4).byte(),
+            torch.tensor([[0], [1]]),
+            r"labels must have shape \(2,\), got \(2, 1\)",
+        ),
+        (
+            torch.zeros(2, 1, 4, 4).byte(),
+            torch.tensor([0.0, 1.0]),
+            r"labels must be int64, got torch.float32",
+        ),
+        (
+            torch.zeros(2, 1, 4, 4).byte(),
+            torch.tensor([0, 2]),
+            r"labels must be in \[0, 2\), got 0 to 2",
+        ),
+        (
+            torch.zeros(2, 1, 4, 4).byte(),
+            torch.tensor([-1, 1]),
+            r"labels must be in \[0, 2\), got -1 to 1",
+        ),
     ],
 )
 def test_images_must_fit_together(pixels, labels, sentence):
@@ -305,7 +362,10 @@ def test_images_must_fit_together(pixels, labels, sentence):
         Images(pixels, labels, ("a", "b"), "two")
 
 
-@pytest.mark.parametrize("index", [[2, 0], torch.tensor([2, 0]), torch.tensor([2, 0], dtype=torch.int32), np.array([2, 0])])
+@pytest.mark.parametrize(
+    "index",
+    [[2, 0], torch.tensor([2, 0]), torch.tensor([2, 0], dtype=torch.int32), np.array([2, 0])],
+)
 def test_take_keeps_the_order_given(index):
     images = picture(0, 1, 2, 1)
     taken = images.take(index)
@@ -316,7 +376,13 @@ def test_take_keeps_the_order_given(index):
 
 @pytest.mark.parametrize(
     ("index", "labels"),
-    [(slice(1, 3), [1, 2]), (slice(None, None, 2), [0, 2]), (torch.tensor([True, False, False, True]), [0, 1]), ([-1], [1]), ([], [])],
+    [
+        (slice(1, 3), [1, 2]),
+        (slice(None, None, 2), [0, 2]),
+        (torch.tensor([True, False, False, True]), [0, 1]),
+        ([-1], [1]),
+        ([], []),
+    ],
 )
 def test_take_by_slice_mask_and_list(index, labels):
     assert picture(0, 1, 2, 1).take(index).labels.tolist() == labels
@@ -364,7 +430,9 @@ def test_only_refuses_an_unknown_class(c):
 
 @pytest.mark.parametrize("classes", [[], [1, 1], ["bee", 1]])
 def test_only_refuses_no_class_and_one_named_twice(classes):
-    with pytest.raises(ValueError, match=r"^classes must be at least one and each named once, got \["):
+    with pytest.raises(
+        ValueError, match=r"^classes must be at least one and each named once, got \["
+    ):
         picture(0, 1, 2).only(classes)
 
 
@@ -373,7 +441,12 @@ def test_per_class_takes_as_many_of_each(mnist):
     assert few.labels.bincount().tolist() == [7] * 10
     assert len({sha256(image) for image in few.pixels}) == 70  # none twice
     assert few.labels.tolist() != sorted(few.labels.tolist())  # shuffled
-    assert sorted(picture(0, 2, 2, 0).per_class(2, seed=0).labels.tolist()) == [0, 0, 2, 2]  # classes that occur
+    assert sorted(picture(0, 2, 2, 0).per_class(2, seed=0).labels.tolist()) == [
+        0,
+        0,
+        2,
+        2,
+    ]  # classes that occur
 
 
 def test_per_class_keeps_pixels_and_labels_together():
@@ -395,7 +468,9 @@ def test_subsets_are_the_same_on_every_machine(mnist):
     first, second = mnist.split(5, 3, seed=1)
     assert (first.labels.tolist(), second.labels.tolist()) == ([6, 9, 2, 6, 7], [6, 1, 4])
     torch.manual_seed(1), np.random.seed(1)
-    assert mnist.per_class(2, seed=0).labels.tolist() == PER_CLASS_LABELS  # whatever the global state
+    assert (
+        mnist.per_class(2, seed=0).labels.tolist() == PER_CLASS_LABELS
+    )  # whatever the global state
 
 
 PER_CLASS_LABELS = [8, 7, 1, 7, 1, 2, 9, 5, 4, 5, 6, 3, 2, 0, 6, 4, 8, 9, 3, 0]
@@ -408,7 +483,9 @@ def test_other_seeds_give_other_subsets(mnist):
 
 
 def test_per_class_refuses_more_than_there_are():
-    with pytest.raises(ValueError, match=r"^n must be at most 1, the images of class 'bee' in animals, got 2$"):
+    with pytest.raises(
+        ValueError, match=r"^n must be at most 1, the images of class 'bee' in animals, got 2$"
+    ):
         picture(0, 0, 1, 2, 2).per_class(2, seed=0)
     for n in (0, -1):
         with pytest.raises(ValueError, match=f"^n must be >= 1, got {n}$"):
@@ -422,7 +499,11 @@ def test_split_gives_disjoint_parts_of_these_sizes(counts):
     assert tuple(len(part) for part in parts) == counts
     seen = [int(pixels.flatten()[0]) for part in parts for pixels in part.pixels]
     assert len(set(seen)) == sum(counts)
-    assert all(label == pixels.flatten()[0] // 16 % 3 for part in parts for pixels, label in zip(part.pixels, part.labels))
+    assert all(
+        label == pixels.flatten()[0] // 16 % 3
+        for part in parts
+        for pixels, label in zip(part.pixels, part.labels)
+    )
 
 
 @pytest.mark.parametrize(
@@ -447,7 +528,8 @@ def test_as_input_scales_bytes_and_leaves_floats():
     assert torch.equal(as_input(floats), floats)
 
 
-# --- augmentation -----------------------------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
+# --------------------
 
 
 def generator(seed=0):
@@ -458,11 +540,19 @@ def windows(x, margin, mode):
     """All shifted copies of one image (C, H, W), by their shift."""
     _, H, W = x.shape
     wide = np.pad(x.double().numpy(), [(0, 0), (margin, margin), (margin, margin)], mode=mode)
-    return {(i, j): wide[:, i : i + H, j : j + W] for i in range(2 * margin + 1) for j in range(2 * margin + 1)}
+    return {
+        (i, j): wide[:, i : i + H, j : j + W]
+        for i in range(2 * margin + 1)
+        for j in range(2 * margin + 1)
+    }
 
 
-@pytest.mark.parametrize(("augment", "mode"), [(random_shift, "constant"), (random_crop, "reflect")])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("augment", "mode"), [(random_shift, "constant"), (random_crop, "reflect")]
+)
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
 @pytest.mark.parametrize("margin", [1, 2])
 def test_each_image_is_a_shifted_copy_of_itself(augment, mode, dtype, margin):
     """With a border of zeros or of reflections; all channels move together, and all shifts occur."""
@@ -472,7 +562,11 @@ def test_each_image_is_a_shifted_copy_of_itself(augment, mode, dtype, margin):
     assert (moved.shape, moved.dtype) == (x.shape, dtype)
     assert torch.equal(x, before)
     shifts = [
-        [s for s, window in windows(old, margin, mode).items() if np.array_equal(window, new.double().numpy())]
+        [
+            s
+            for s, window in windows(old, margin, mode).items()
+            if np.array_equal(window, new.double().numpy())
+        ]
         for old, new in zip(x, moved)
     ]
     assert all(len(found) == 1 for found in shifts)
@@ -515,7 +609,8 @@ def test_augmentations_refuse_no_pixels(n):
         random_crop(n)
 
 
-# --- a folder of one's own images -------------------------------------------------------------------------------------
+# --- a folder of one's own images
+# -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -535,7 +630,9 @@ def test_a_folder_of_images_of_different_sizes(photos):
     assert images.pixels.shape == (6, 3, 96, 96)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert (images.classes, images.name) == (("cat", "dog"), f"folder:{photos}")
-    assert torch.equal(images.pixels[:, 0].float().mean((1, 2)), torch.tensor([200.0] * 3 + [50.0] * 3))
+    assert torch.equal(
+        images.pixels[:, 0].float().mean((1, 2)), torch.tensor([200.0] * 3 + [50.0] * 3)
+    )
     assert images.pixels[:, 1].max() == 0
 
 
@@ -549,7 +646,9 @@ def test_images_of_one_size_keep_it_and_their_pixels(tmp_path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / "train" / "a" / f"{i}.png")
-    assert torch.equal(load(f"folder:{tmp_path}").pixels, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert torch.equal(
+        load(f"folder:{tmp_path}").pixels, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    )
 
 
 def test_a_size_cuts_the_middle_of_a_picture(tmp_path):
@@ -567,7 +666,8 @@ def test_a_folder_below_the_home_folder(photos, monkeypatch):
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(
-        DataError, match=rf"^{tmp_path}/none/train does not exist; folder:{tmp_path}/none needs one folder of images per class"
+        DataError,
+        match=rf"^{tmp_path}/none/train does not exist; folder:{tmp_path}/none needs one folder of images per class",
     ):
         load(f"folder:{tmp_path}/none")
     (tmp_path / "train").mkdir()
@@ -587,15 +687,20 @@ def test_a_folder_without_classes_or_images(tmp_path):
 @pytest.mark.parametrize("damage", ["not an image", "cut", "length"])
 def test_a_folder_with_a_damaged_image(photos, damage):
     path = photos / "train" / "cat" / "1.png"
-    Image.fromarray(np.random.RandomState(0).randint(256, size=(9, 7, 3)).astype(np.uint8)).save(path)
+    Image.fromarray(np.random.RandomState(0).randint(256, size=(9, 7, 3)).astype(np.uint8)).save(
+        path
+    )
     content = bytearray(path.read_bytes())
     if damage == "length":  # of the pixels' chunk: the reader then takes pixels for the next one
         content[content.index(b"IDAT") - 1] -= 40
-    path.write_bytes({"not an image": b"hello", "cut": content[: len(content) // 2], "length": content}[damage])
+    path.write_bytes(
+        {"not an image": b"hello", "cut": content[: len(content) // 2], "length": content}[damage]
+    )
     refuses(photos, rf"^{photos}/train could not be read", f"folder:{photos}", "train")
 
 
-# --- torchvision's sets -----------------------------------------------------------------------------------------------
+# --- torchvision's sets
+# -----------------------------------------------------------------------------------------------
 
 
 def test_what_is_there(home, write_cifar10):
@@ -620,7 +725,13 @@ def test_svhn_names_its_split(home, monkeypatch):
     splits = {}
     for split, labels in (("train", [1, 9, 10]), ("test", [3, 9])):
         file = f"{split}_32x32.mat"
-        savemat(root / file, {"X": np.full((32, 32, 3, len(labels)), len(labels), np.uint8), "y": np.array(labels)[:, None]})
+        savemat(
+            root / file,
+            {
+                "X": np.full((32, 32, 3, len(labels)), len(labels), np.uint8),
+                "y": np.array(labels)[:, None],
+            },
+        )
         splits[split] = ["", file, hashlib.md5((root / file).read_bytes()).hexdigest()]
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", splits)
     train, test = load("svhn"), load("svhn", "test")
@@ -650,9 +761,15 @@ def test_a_damaged_set(home, cifar10, file, damage):
     path = cifar10 / file
     content = bytearray(path.read_bytes())
     content[-3] ^= 0xFF
-    path.unlink() if damage == "missing" else path.write_bytes(content if damage == "flipped" else content[:-9])
+    path.unlink() if damage == "missing" else path.write_bytes(
+        content if damage == "flipped" else content[:-9]
+    )
     root = home / "data" / "cifar10"
-    refuses(home, rf"^{root} is damaged or incomplete \(.*\)\. Delete it and run `tlcourse data fetch cifar10`\.$", "cifar10")
+    refuses(
+        home,
+        rf"^{root} is damaged or incomplete \(.*\)\. Delete it and run `tlcourse data fetch cifar10`\.$",
+        "cifar10",
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10, 100])
@@ -661,15 +778,23 @@ def test_a_damaged_set_that_torchvision_does_not_check(home, kept):
     raw = home / "data" / "kmnist" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
     for prefix, n in (("train", 3), ("t10k", 2)):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, n, 28, 28) + bytes(n * 784))
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, n, 28, 28) + bytes(n * 784)
+        )
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, n) + bytes(n))
     assert load("kmnist").pixels.shape == (3, 1, 28, 28)
     path = raw / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:kept])
-    refuses(home, r"kmnist is damaged or incomplete .*Delete it and run `tlcourse data fetch kmnist`\.$", "kmnist", "train")
+    refuses(
+        home,
+        r"kmnist is damaged or incomplete .*Delete it and run `tlcourse data fetch kmnist`\.$",
+        "kmnist",
+        "train",
+    )
 
 
-# --- fetch ------------------------------------------------------------------------------------------------------------
+# --- fetch ----------------------------------------------------------------------------------------
+# --------------------
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -712,19 +837,28 @@ def half(error):
 def test_fetch_without_network_says_what_is_on_board(roomy, monkeypatch, error):
     monkeypatch.setattr(tlcourse.data, "_dataset", half(error))
     fetch_fails(
-        roomy, r"^cifar10 could not be downloaded \(.+\)\. Is there a network\? On board, without one, are: mnist, fashion_mnist, digits\.$"
+        roomy,
+        r"^cifar10 could not be downloaded \(.+\)\. Is there a network\? On board, without one, are: mnist, fashion_mnist, digits\.$",
     )
 
 
 def test_fetch_needs_room_before_it_starts(home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 349_000_000))
     monkeypatch.setattr(tlcourse.data, "_dataset", lambda *_, **__: pytest.fail("it started"))
-    fetch_fails(home, rf"^The disk is full: cifar10 needs about 350 MB in {home}/data\. Nothing was changed\.$")
+    fetch_fails(
+        home,
+        rf"^The disk is full: cifar10 needs about 350 MB in {home}/data\. Nothing was changed\.$",
+    )
 
 
 def test_fetch_when_the_disk_fills_up_on_the_way(roomy, monkeypatch):
-    monkeypatch.setattr(tlcourse.data, "_dataset", half(OSError(errno.ENOSPC, "No space left on device")))
-    fetch_fails(roomy, rf"^The disk is full: cifar10 needs about 350 MB in {roomy}/data\. Nothing was changed\.$")
+    monkeypatch.setattr(
+        tlcourse.data, "_dataset", half(OSError(errno.ENOSPC, "No space left on device"))
+    )
+    fetch_fails(
+        roomy,
+        rf"^The disk is full: cifar10 needs about 350 MB in {roomy}/data\. Nothing was changed\.$",
+    )
 
 
 def test_fetch_that_is_interrupted_leaves_nothing(roomy, monkeypatch):
@@ -768,7 +902,12 @@ def test_fetch_says_that_a_set_that_is_there_is_damaged(home, cifar10, online):
 
 @pytest.mark.parametrize("name", ["mnist", "imagenet", "folder:x", ""])
 def test_fetch_refuses_a_name(home, name):
-    fetch_fails(home, f"^'{name}' cannot be fetched; these can: cifar10, cifar100, kmnist, svhn, flowers102$", name, ValueError)
+    fetch_fails(
+        home,
+        f"^'{name}' cannot be fetched; these can: cifar10, cifar100, kmnist, svhn, flowers102$",
+        name,
+        ValueError,
+    )
 
 
 # photos
@@ -791,5 +930,7 @@ def test_photos_are_upright_and_grey_ones_have_equal_channels():
 
 
 def test_an_unknown_photo_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="there is no photo 'dog'; there are cat, coffee, motorcycle, camera"):
+    with pytest.raises(
+        ValueError, match="there is no photo 'dog'; there are cat, coffee, motorcycle, camera"
+    ):
         photo("dog")

@@ -1,4 +1,6 @@
-"""Exercises judge: right answers in any form, every planted mistake by its own diagnosis, stubs, crashes."""
+"""Exercises judge: right answers in any form, every planted mistake by its own diagnosis, stubs,
+crashes.
+"""
 
 import linecache
 import re
@@ -11,13 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tlcourse.exercises import EXERCISES, attention, check, distillation, exercise, find, hint, lwf, solution
+from tlcourse.exercises import (
+    EXERCISES,
+    attention,
+    check,
+    distillation,
+    exercise,
+    find,
+    hint,
+    lwf,
+    solution,
+)
 from tlcourse.exercises._box import source
 from tlcourse.exercises._exercise import SIZES, value, verdict
 from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.methods.saliency import grad_cam
 
-PLANTED = [(name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes]
+PLANTED = [
+    (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
+]
 
 
 @pytest.fixture(params=EXERCISES)
@@ -33,7 +47,11 @@ def test_the_reference_is_right(name):
     assert said(name, EXERCISES[name].reference) == "Right."
 
 
-@pytest.mark.parametrize(("name", "diagnosis", "wrong"), PLANTED, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(PLANTED)])
+@pytest.mark.parametrize(
+    ("name", "diagnosis", "wrong"),
+    PLANTED,
+    ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(PLANTED)],
+)
 def test_every_planted_mistake_gets_its_own_diagnosis(name, diagnosis, wrong):
     assert said(name, wrong) == f"Not yet: {diagnosis}"
 
@@ -45,7 +63,9 @@ def test_the_same_diagnosis_is_not_given_to_two_different_mistakes():
         for text in [d for d, _ in EXERCISES[name].mistakes]
         if [d for d, _ in EXERCISES[name].mistakes].count(text) > 1
     }
-    assert shared == {"the teacher gets a gradient; it must not learn from its student. Detach its logits."}  # CE and KL alike
+    assert shared == {
+        "the teacher gets a gradient; it must not learn from its student. Detach its logits."
+    }  # CE and KL alike
 
 
 def stub(**arguments): ...
@@ -61,7 +81,9 @@ def test_a_stub_is_not_attempted_yet(name, answer):
 
 
 def test_what_is_not_a_function(name):
-    assert said(name, torch.ones(3)) == "Give the function itself: check(name, function), got Tensor."
+    assert (
+        said(name, torch.ones(3)) == "Give the function itself: check(name, function), got Tensor."
+    )
 
 
 # right answers written differently
@@ -78,13 +100,19 @@ def in_numpy(logits, T):
     return e / e.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("answer", [with_log_sum_exp, in_numpy, lambda logits, T: F.softmax(logits.double() / T, -1)])
+@pytest.mark.parametrize(
+    "answer", [with_log_sum_exp, in_numpy, lambda logits, T: F.softmax(logits.double() / T, -1)]
+)
 def test_soften_written_differently_is_right(answer):
     assert said("soften", answer) == "Right."
 
 
 def with_kl(student_logits, teacher_logits, labels, T, alpha):
-    soft = F.kl_div(F.log_softmax(student_logits / T, 1), F.softmax(teacher_logits / T, 1).detach(), reduction="batchmean")
+    soft = F.kl_div(
+        F.log_softmax(student_logits / T, 1),
+        F.softmax(teacher_logits / T, 1).detach(),
+        reduction="batchmean",
+    )
     return alpha * T * T * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
 
@@ -112,13 +140,23 @@ def test_a_gradient_by_autograd_is_right_too():
 
 
 def test_the_solutions_of_attention_are_what_the_package_computes():
-    student, teacher = ([torch.randn(4, c, side, side) for c, side in sizes] for sizes in (((2, 6), (3, 4)), ((5, 6), (3, 4))))
-    expected = {form: attention_transfer_loss(student, teacher, beta=3.0, p=2, form=form) for form in ("paper", "code")}
-    torch.testing.assert_close(attention.loss_of_the_paper(student, teacher, 3.0, 2), expected["paper"])
+    student, teacher = (
+        [torch.randn(4, c, side, side) for c, side in sizes]
+        for sizes in (((2, 6), (3, 4)), ((5, 6), (3, 4)))
+    )
+    expected = {
+        form: attention_transfer_loss(student, teacher, beta=3.0, p=2, form=form)
+        for form in ("paper", "code")
+    }
+    torch.testing.assert_close(
+        attention.loss_of_the_paper(student, teacher, 3.0, 2), expected["paper"]
+    )
     torch.testing.assert_close(attention.repaired_loss(student, teacher, 3.0), expected["code"])
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
     network, asked = nn.Sequential(nn.Identity(), *head), torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(attention.cam_of_head(student[0], head, asked), grad_cam(network, "0", student[0], asked))
+    torch.testing.assert_close(
+        attention.cam_of_head(student[0], head, asked), grad_cam(network, "0", student[0], asked)
+    )
 
 
 def test_the_unrepaired_loss_is_zero_of_any_logits():
@@ -127,23 +165,37 @@ def test_the_unrepaired_loss_is_zero_of_any_logits():
 
 
 def by_channel_means(student, teacher, beta, p):
-    """As the official code makes its maps: a mean over channels, where equal maps differ by rounding."""
-    rows = [[F.normalize(A.abs().pow(p).mean(1).flatten(1)) for A in pair] for pair in zip(student, [t.detach() for t in teacher])]
+    """As the official code makes its maps: a mean over channels, where equal maps differ by
+    rounding.
+    """
+    rows = [
+        [F.normalize(A.abs().pow(p).mean(1).flatten(1)) for A in pair]
+        for pair in zip(student, [t.detach() for t in teacher])
+    ]
     return beta / 2 * sum(F.pairwise_distance(*pair).mean() for pair in rows)
 
 
 def in_double(student, teacher, beta, p):
-    return attention.loss_of_the_paper([s.double() for s in student], [t.double() for t in teacher], beta, p)
+    return attention.loss_of_the_paper(
+        [s.double() for s in student], [t.double() for t in teacher], beta, p
+    )
 
 
 def repaired_by_an_einsum(student, teacher, beta):
-    q = [[F.normalize(torch.einsum("nchw,nchw->nhw", A, A).flatten(1)) for A in side] for side in (student, [t.detach() for t in teacher])]
+    q = [
+        [F.normalize(torch.einsum("nchw,nchw->nhw", A, A).flatten(1)) for A in side]
+        for side in (student, [t.detach() for t in teacher])
+    ]
     return beta * sum(F.mse_loss(a, b) for a, b in zip(*q))
 
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("attention_loss", by_channel_means), ("attention_loss", in_double), ("find_the_bug_attention", repaired_by_an_einsum)],
+    [
+        ("attention_loss", by_channel_means),
+        ("attention_loss", in_double),
+        ("find_the_bug_attention", repaired_by_an_einsum),
+    ],
 )
 def test_an_attention_loss_written_differently_is_right(name, answer):
     assert said(name, answer) == "Right."
@@ -158,27 +210,40 @@ def test_to_return_nothing_for_logits_is_no_refusal():
 
 @pytest.mark.parametrize("made", [lambda z: z.bfloat16() + 1, lambda z: exit()])
 def test_odd_answers_get_a_verdict(made):
-    assert said("guided_relu", lambda x, gradient: made(x)).startswith(("Not yet", "Your code stopped"))
+    assert said("guided_relu", lambda x, gradient: made(x)).startswith(
+        ("Not yet", "Your code stopped")
+    )
 
 
 def test_forgetting_as_the_chapter_defines_it_is_right():
     def answer(R):
         last = len(R) - 1
-        return np.mean([R[j:last, j].max() - R[last, j] for j in range(last)])  # from the row in which a task was learnt
+        return np.mean(
+            [R[j:last, j].max() - R[last, j] for j in range(last)]
+        )  # from the row in which a task was learnt
 
     assert said("forgetting", answer) == "Right."
 
 
 @pytest.mark.parametrize("name", ["attention_loss", "find_the_bug_attention"])
-@pytest.mark.parametrize("answer", [lambda **a: 3.0, lambda **a: a["student"][0], lambda **a: torch.tensor(1.0)])
+@pytest.mark.parametrize(
+    "answer", [lambda **a: 3.0, lambda **a: a["student"][0], lambda **a: torch.tensor(1.0)]
+)
 def test_an_attention_loss_that_cannot_train_says_so(name, answer):
     wanted = "the loss must be one number, a tensor of no dimensions that is computed from student"
     assert said(name, answer) == f"Not yet: TypeError: {wanted}"
 
 
 def test_lists_of_tensors_are_told_by_their_shapes():
-    text = said("attention_loss", lambda student, teacher, beta, p: 2 * attention.loss_of_the_paper(student, teacher, beta, p + 1))
-    assert text.startswith("Not yet. For student = [numbers of shape (1, 2, 3, 3), [[[[ 0.393 1.132] [-0.54 -2.21 ]]")
+    text = said(
+        "attention_loss",
+        lambda student, teacher, beta, p: (
+            2 * attention.loss_of_the_paper(student, teacher, beta, p + 1)
+        ),
+    )
+    assert text.startswith(
+        "Not yet. For student = [numbers of shape (1, 2, 3, 3), [[[[ 0.393 1.132] [-0.54 -2.21 ]]"
+    )
 
 
 def test_lists_that_the_answer_shortens_were_changed():
@@ -189,14 +254,18 @@ def test_lists_that_the_answer_shortens_were_changed():
         student.pop()
         return loss
 
-    assert verdict(exercise, answer) == "Not yet: the function changes its arguments; work on copies."
+    assert (
+        verdict(exercise, answer) == "Not yet: the function changes its arguments; work on copies."
+    )
 
 
 # wrong in ways nobody planted
 
 
 def test_the_smallest_input_that_differs_is_shown():
-    text = said("soften", lambda logits, T: (logits / T).softmax(1) * (0.5 if len(logits) > 1 else 1))
+    text = said(
+        "soften", lambda logits, T: (logits / T).softmax(1) * (0.5 if len(logits) > 1 else 1)
+    )
     assert text.startswith("Not yet. For logits = [[")
     assert "T = 0.5" in text
     _, expected, got = text.split("\n")
@@ -205,7 +274,10 @@ def test_the_smallest_input_that_differs_is_shown():
     assert text.count("],") + text.count("] [") <= 4  # two rows each
 
 
-@pytest.mark.parametrize("answer", [lambda logits, T: logits.softmax(1)[:, :1], lambda logits, T: "seven", lambda logits, T: 3.0])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda logits, T: logits.softmax(1)[:, :1], lambda logits, T: "seven", lambda logits, T: 3.0],
+)
 def test_another_shape_or_kind_is_wrong_not_a_crash(answer):
     assert said("soften", answer).startswith("Not yet. For logits")
 
@@ -262,7 +334,10 @@ def test_hints_come_one_by_one(capsys, monkeypatch):
         hint("soften")
     out = capsys.readouterr().out.splitlines()
     hints = EXERCISES["soften"].hints
-    assert out == [*(f"Hint {i} of 3: {text}" for i, text in enumerate(hints, 1)), 'No more hints. solution("soften") shows ours.']
+    assert out == [
+        *(f"Hint {i} of 3: {text}" for i, text in enumerate(hints, 1)),
+        'No more hints. solution("soften") shows ours.',
+    ]
 
 
 @pytest.mark.parametrize("ask", [find, exercise, hint, solution, lambda name: check(name, stub)])
@@ -296,18 +371,35 @@ def test_the_solution_that_is_shown_is_the_source_of_a_right_answer(name):
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
     core = [e.kind for e in chapter.EXERCISES.values() if e.core]
     assert sorted(core) == ["complete", "repair", "write"]
-    assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in chapter.EXERCISES.values())
+    assert all(
+        1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in chapter.EXERCISES.values()
+    )
     assert len(SIZES) > 4
-    assert all(EXERCISES[name] is e for name, e in chapter.EXERCISES.items())  # no chapter takes another's name
+    assert all(
+        EXERCISES[name] is e for name, e in chapter.EXERCISES.items()
+    )  # no chapter takes another's name
 
 
 def test_every_exercise_stands_in_a_chapter_and_its_stub_says_what_it_should(repository):
     """Not attempted yet; but a bug that is to be found is diagnosed."""
-    cells = [c for path in (repository / "notebooks").glob("*.ipynb") for c in nbformat.read(path, as_version=4).cells]
-    checks = [c for c in cells if c.cell_type == "code" and "check(" in c.source and "def my_" in c.source]
-    assert {name for name in EXERCISES for c in checks if f'check("{name}"' in c.source} == set(EXERCISES)
+    cells = [
+        c
+        for path in (repository / "notebooks").glob("*.ipynb")
+        for c in nbformat.read(path, as_version=4).cells
+    ]
+    checks = [
+        c for c in cells if c.cell_type == "code" and "check(" in c.source and "def my_" in c.source
+    ]
+    assert {name for name in EXERCISES for c in checks if f'check("{name}"' in c.source} == set(
+        EXERCISES
+    )
     for c in checks:
-        name, defined = re.search(r'check\("(\w+)"', c.source)[1], re.findall(r"def (my_\w+)", c.source)
+        name, defined = (
+            re.search(r'check\("(\w+)"', c.source)[1],
+            re.findall(r"def (my_\w+)", c.source),
+        )
         assert set(re.findall(r"`(my_\w+)\(", EXERCISES[name].task)) <= set(defined), name
         text = "".join(out.get("text", "") for out in c.outputs)
-        assert text.startswith("Not yet:" if 'check("find_the_bug' in c.source else "Not attempted yet"), text
+        assert text.startswith(
+            "Not yet:" if 'check("find_the_bug' in c.source else "Not attempted yet"
+        ), text

@@ -32,7 +32,9 @@ def test_a_name_is_not_even_looked_up():
 
 
 def test_a_process_that_a_test_starts_is_guarded_too():
-    said = subprocess.run([sys.executable, "-c", ATTEMPT], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", ATTEMPT], capture_output=True, text=True, check=True
+    ).stdout
     assert "network guard refused" in said
     assert set(forget()) == {"192.0.2.1"}
 

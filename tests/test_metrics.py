@@ -9,11 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tlcourse.metrics import average_accuracy, backward_transfer, errors, forgetting, forward_transfer
+from tlcourse.metrics import (
+    average_accuracy,
+    backward_transfer,
+    errors,
+    forgetting,
+    forward_transfer,
+)
 
-R = np.array([[0.9, 0.3, 0.2], [0.7, 0.8, 0.4], [0.5, 0.6, 0.9]])  # R[i, j]: after task i, accuracy on task j
+R = np.array(
+    [[0.9, 0.3, 0.2], [0.7, 0.8, 0.4], [0.5, 0.6, 0.9]]
+)  # R[i, j]: after task i, accuracy on task j
 B = [0.25, 0.1, 0.1]
-MEASURES = (average_accuracy, backward_transfer, lambda R: forward_transfer(R, np.zeros(len(R))), forgetting)
+MEASURES = (
+    average_accuracy,
+    backward_transfer,
+    lambda R: forward_transfer(R, np.zeros(len(R))),
+    forgetting,
+)
 
 
 def test_by_hand():
@@ -24,7 +37,9 @@ def test_by_hand():
 
 
 def test_forgetting_is_negative_when_the_last_task_helps():
-    """The best accuracy *before* the last task is meant: with the last row among the candidates this would be 0."""
+    """The best accuracy *before* the last task is meant: with the last row among the candidates
+    this would be 0.
+    """
     helped = [[0.5, 0.0], [0.535, 0.9]]
     assert forgetting(helped) == pytest.approx(-0.035)
 
@@ -50,7 +65,14 @@ def test_entries_that_are_not_used_may_be_missing():
 
 def test_one_task_can_neither_transfer_nor_be_forgotten():
     assert average_accuracy([[0.9]]) == 0.9
-    assert all(math.isnan(value) for value in (backward_transfer([[0.9]]), forward_transfer([[0.9]], [0.1]), forgetting([[0.9]])))
+    assert all(
+        math.isnan(value)
+        for value in (
+            backward_transfer([[0.9]]),
+            forward_transfer([[0.9]], [0.1]),
+            forgetting([[0.9]]),
+        )
+    )
 
 
 @given(arrays(float, st.integers(1, 5).map(lambda t: (t, t)), elements=st.floats(0, 1)))

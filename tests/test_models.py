@@ -11,7 +11,16 @@ import torchvision.models
 from torch import nn
 from torchvision.models import SqueezeNet
 
-from tlcourse.models import MLP, ConvNet, WeightsError, WideBlock, WideResNet, imagenet_classes, in_order, pretrained
+from tlcourse.models import (
+    MLP,
+    ConvNet,
+    WeightsError,
+    WideBlock,
+    WideResNet,
+    imagenet_classes,
+    in_order,
+    pretrained,
+)
 from tlcourse.training import record, seed_everything
 
 CONV = ["block1", "block2", "block3", "flatten", "fc6", "relu6", "fc7", "relu7", "head"]
@@ -47,7 +56,11 @@ def test_mlp_is_its_formula():
         ((4, 3), {}, ["flatten", "head"]),
         ((4, 9, 3), {}, ["flatten", "fc1", "relu1", "head"]),
         ((4, 9, 8, 3), {}, ["flatten", "fc1", "relu1", "fc2", "relu2", "head"]),
-        ((4, 9, 8, 3), {"dropout": 0.5}, ["flatten", "fc1", "relu1", "dropout1", "fc2", "relu2", "dropout2", "head"]),
+        (
+            (4, 9, 8, 3),
+            {"dropout": 0.5},
+            ["flatten", "fc1", "relu1", "dropout1", "fc2", "relu2", "dropout2", "head"],
+        ),
         ((4, 9, 3), {"input_dropout": 0.2}, ["flatten", "input_dropout", "fc1", "relu1", "head"]),
         ((4, 3), {"dropout": 0.5, "input_dropout": 0.2}, ["flatten", "input_dropout", "head"]),
     ],
@@ -56,7 +69,9 @@ def test_mlp_names_its_layers_in_order(sizes, shares, expected):
     assert names(MLP(*sizes, **shares)) == expected
 
 
-@pytest.mark.parametrize("sizes", [(784, 10), (784, 800, 800, 10), (784, 1200, 1200, 10), (5, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(784, 10), (784, 800, 800, 10), (784, 1200, 1200, 10), (5, 1, 1)]
+)
 def test_mlp_has_as_many_parameters_as_the_formula_says(sizes):
     assert parameters(MLP(*sizes)) == sum((n + 1) * m for n, m in pairwise(sizes))
 
@@ -100,17 +115,25 @@ def test_convnet_takes_mnist_unless_told_otherwise():
 def test_convnet_names_its_layers_in_order_and_has_no_batchnorm():
     net = ConvNet()
     assert names(net) == CONV
-    assert [names(net.get_submodule(f"block{i}")) for i in (1, 2, 3)] == [["conv", "relu", "pool"]] * 3
+    assert [names(net.get_submodule(f"block{i}")) for i in (1, 2, 3)] == [
+        ["conv", "relu", "pool"]
+    ] * 3
     assert not list(net.buffers())
 
 
-@pytest.mark.parametrize(("classes", "channels", "size", "width", "units"), [(10, 1, 28, 16, 128), (3, 3, 32, 4, 6), (2, 1, 8, 1, 1)])
+@pytest.mark.parametrize(
+    ("classes", "channels", "size", "width", "units"),
+    [(10, 1, 28, 16, 128), (3, 3, 32, 4, 6), (2, 1, 8, 1, 1)],
+)
 def test_convnet_has_as_many_parameters_as_the_formula_says(classes, channels, size, width, units):
     maps = [channels, width, 2 * width, 4 * width]
     convolutions = sum((9 * n + 1) * m for n, m in pairwise(maps))
     flat = maps[3] * (size // 8) ** 2
     full = (flat + 1) * units + (units + 1) * units + (units + 1) * classes
-    assert parameters(ConvNet(classes, channels=channels, size=size, width=width, units=units)) == convolutions + full
+    assert (
+        parameters(ConvNet(classes, channels=channels, size=size, width=width, units=units))
+        == convolutions + full
+    )
 
 
 @pytest.mark.parametrize("size", [7, 0, -8])
@@ -125,7 +148,13 @@ def test_convnet_refuses_counts_below_one(wrong):
         ConvNet(**wrong)
 
 
-@pytest.mark.parametrize("build", [lambda: MLP(64, 9, 8, 3, dropout=0.5, input_dropout=0.2), lambda: ConvNet(3, size=8, width=2, units=5)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MLP(64, 9, 8, 3, dropout=0.5, input_dropout=0.2),
+        lambda: ConvNet(3, size=8, width=2, units=5),
+    ],
+)
 def test_every_named_layer_can_be_tapped(build, device):
     net = build().to(device).eval()
     x = torch.rand(6, 1, 8, 8)
@@ -149,7 +178,10 @@ def test_the_same_seed_gives_the_same_network(build):
 # wide residual networks
 
 
-@pytest.mark.parametrize(("depth", "width", "count"), [(16, 1, 175_066), (16, 2, 691_674), (40, 1, 563_930), (40, 2, 2_243_546)])
+@pytest.mark.parametrize(
+    ("depth", "width", "count"),
+    [(16, 1, 175_066), (16, 2, 691_674), (40, 1, 563_930), (40, 2, 2_243_546)],
+)
 def test_wide_residual_networks_have_as_many_parameters_as_the_official_ones(depth, width, count):
     assert parameters(WideResNet(depth, width)) == count
 
@@ -157,9 +189,23 @@ def test_wide_residual_networks_have_as_many_parameters_as_the_official_ones(dep
 def test_wide_residual_networks_halve_the_size_twice_and_can_be_tapped():
     net = WideResNet(10, 2, 7, channels=1, base=4, stem_stride=2)
     x = torch.rand(3, 1, 28, 28)
-    assert names(net) == ["stem", "group1", "group2", "group3", "norm", "relu", "pool", "flatten", "head"]
+    assert names(net) == [
+        "stem",
+        "group1",
+        "group2",
+        "group3",
+        "norm",
+        "relu",
+        "pool",
+        "flatten",
+        "head",
+    ]
     taken = record(net, (x, torch.zeros(3, dtype=torch.int64)), of=["group1", "group2", "group3"])
-    assert [tuple(v.shape) for v in taken.values()] == [(3, 8, 14, 14), (3, 16, 7, 7), (3, 32, 4, 4)]
+    assert [tuple(v.shape) for v in taken.values()] == [
+        (3, 8, 14, 14),
+        (3, 16, 7, 7),
+        (3, 32, 4, 4),
+    ]
     assert net(x).shape == (3, 7)
 
 
@@ -167,8 +213,14 @@ def test_a_wide_block_is_its_formula():
     block = WideBlock(4, 6, 2).eval()
     x = torch.randn(2, 4, 6, 6)
     active = F.relu(F.batch_norm(x, torch.zeros(4), torch.ones(4)))
-    inner = F.relu(F.batch_norm(F.conv2d(active, block.conv1.weight, stride=2, padding=1), torch.zeros(6), torch.ones(6)))
-    expected = F.conv2d(inner, block.conv2.weight, padding=1) + F.conv2d(active, block.skip.weight, stride=2)
+    inner = F.relu(
+        F.batch_norm(
+            F.conv2d(active, block.conv1.weight, stride=2, padding=1), torch.zeros(6), torch.ones(6)
+        )
+    )
+    expected = F.conv2d(inner, block.conv2.weight, padding=1) + F.conv2d(
+        active, block.skip.weight, stride=2
+    )
     torch.testing.assert_close(block(x), expected)
     plain = WideBlock(4, 4, 1)
     nn.init.zeros_(plain.conv2.weight)
@@ -185,7 +237,12 @@ def on_board():
 
 
 @pytest.mark.parametrize(
-    ("photo", "expected"), [("chelsea", {"Egyptian cat", "tiger cat", "tabby"}), ("coffee", {"espresso"}), ("rocket", {"missile"})]
+    ("photo", "expected"),
+    [
+        ("chelsea", {"Egyptian cat", "tiger cat", "tabby"}),
+        ("coffee", {"espresso"}),
+        ("rocket", {"missile"}),
+    ],
 )
 def test_the_network_on_board_knows_what_is_on_a_photo(on_board, photo, expected):
     pixels = torch.from_numpy(getattr(skimage.data, photo)()).permute(2, 0, 1)[None] / 255
@@ -213,7 +270,9 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     assert all(torch.equal(named[name], wanted[name] + 1) for name in wanted)
     with pytest.raises(WeightsError, match="the weights have 3 tensors, the network has 4"):
         in_order(dict(list(weights.items())[:3]), wanted)
-    with pytest.raises(WeightsError, match=r"other.0 has shape \(1,\) and does not fit fc1.weight, \(2, 3\)"):
+    with pytest.raises(
+        WeightsError, match=r"other.0 has shape \(1,\) and does not fit fc1.weight, \(2, 3\)"
+    ):
         in_order(weights | {"other.0": torch.ones(1)}, wanted)
 
 
@@ -231,7 +290,9 @@ def test_a_network_of_torchvision_comes_from_its_files(cache):
     torch.save(theirs.state_dict(), cache / url.rsplit("/", 1)[1])
     ours = pretrained("torchvision:squeezenet1_1")
     x = torch.rand(1, 3, 64, 64)
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, deviation = (
+        torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     torch.testing.assert_close(ours(x), theirs.eval()((x - mean) / deviation))
 
 
@@ -239,14 +300,17 @@ def test_a_file_that_does_not_fit_is_refused(cache):
     url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
     torch.save(MLP(3, 2).state_dict(), cache / url.rsplit("/", 1)[1])
     with pytest.raises(
-        WeightsError, match=r"weights of torchvision:squeezenet1_1 could not be had \(Error.*On board is tf_efficientnet_lite0"
+        WeightsError,
+        match=r"weights of torchvision:squeezenet1_1 could not be had \(Error.*On board is tf_efficientnet_lite0",
     ):
         pretrained("torchvision:squeezenet1_1")
 
 
 def test_a_network_of_timm_brings_its_own_mean(monkeypatch):
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained: create(name, pretrained=False)
+    )
     net = pretrained("mobilenetv3_small_050")
     (hook,) = net._forward_pre_hooks.values()
     assert hook.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
@@ -257,7 +321,10 @@ def test_what_cannot_be_fetched_says_what_is_on_board(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", create)
-    with pytest.raises(WeightsError, match=r"weights of resnet18 could not be had \(no network\). On board is tf_efficientnet_lite0"):
+    with pytest.raises(
+        WeightsError,
+        match=r"weights of resnet18 could not be had \(no network\). On board is tf_efficientnet_lite0",
+    ):
         pretrained("resnet18")
 
 
@@ -267,7 +334,10 @@ def test_what_cannot_be_fetched_says_what_is_on_board(monkeypatch):
         (lambda: WideResNet(15, 1), "depth must be 10, 16, 22, 28, …, got 15"),
         (lambda: WideResNet(4, 1), "got 4"),
         (lambda: WideResNet(10, 0), "must be >= 1"),
-        (lambda: pretrained("no_such_network"), "another network of timm, or torchvision:NAME, got 'no_such_network'"),
+        (
+            lambda: pretrained("no_such_network"),
+            "another network of timm, or torchvision:NAME, got 'no_such_network'",
+        ),
         (lambda: pretrained("torchvision:no_such_network"), "got 'torchvision:no_such_network'"),
         (lambda: pretrained("keras:resnet18"), "got 'keras:resnet18'"),
     ],

@@ -1,4 +1,6 @@
-"""Notebooks are committed as they ran: executed, without errors, with alt text and slides. nbval runs them again."""
+"""Notebooks are committed as they ran: executed, without errors, with alt text and slides. nbval
+runs them again.
+"""
 
 import json
 from pathlib import Path
@@ -31,42 +33,71 @@ def test_every_code_cell_was_run_in_order(notebook):
 
 def test_no_output_is_an_error_or_stderr(notebook):
     outputs = [out for cell in code_cells(notebook) for out in cell.outputs]
-    assert [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"] == []
+    assert [
+        out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"
+    ] == []
 
 
 def test_every_view_has_its_state(notebook):
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
-    views = [out.data[VIEW]["model_id"] for cell in code_cells(notebook) for out in cell.outputs if VIEW in out.get("data", {})]
+    views = [
+        out.data[VIEW]["model_id"]
+        for cell in code_cells(notebook)
+        for out in cell.outputs
+        if VIEW in out.get("data", {})
+    ]
     assert [view for view in views if view not in states] == []
 
 
 def test_every_figure_has_alt_text(notebook):
-    figures = [out for cell in code_cells(notebook) for out in cell.outputs if "image/png" in out.get("data", {})]
-    assert [out for out in figures if len(out.metadata.get("image/png", {}).get("alt", "")) < 20] == []
+    figures = [
+        out
+        for cell in code_cells(notebook)
+        for out in cell.outputs
+        if "image/png" in out.get("data", {})
+    ]
+    assert [
+        out for out in figures if len(out.metadata.get("image/png", {}).get("alt", "")) < 20
+    ] == []
 
 
 def test_every_cell_is_on_a_slide(notebook):
-    assert [cell.source[:40] for cell in notebook.cells if "slide_type" not in cell.metadata.get("slideshow", {})] == []
+    assert [
+        cell.source[:40]
+        for cell in notebook.cells
+        if "slide_type" not in cell.metadata.get("slideshow", {})
+    ] == []
 
 
 def test_cells_are_short(notebook):
-    assert [cell.source[:40] for cell in code_cells(notebook) if len(cell.source.splitlines()) > 22] == []
+    assert [
+        cell.source[:40] for cell in code_cells(notebook) if len(cell.source.splitlines()) > 22
+    ] == []
 
 
 def test_measured_values_are_not_compared_to_the_digit(notebook):
     cells = [cell for cell in code_cells(notebook) if "measured(" in cell.source]
-    assert [cell.source[:40] for cell in cells if "nbval-ignore-output" not in cell.metadata.get("tags", [])] == []
+    assert [
+        cell.source[:40]
+        for cell in cells
+        if "nbval-ignore-output" not in cell.metadata.get("tags", [])
+    ] == []
 
 
 def written(path, *sources):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in sources]
+    )
     nbformat.write(notebook, path)
     return path
 
 
 @pytest.mark.slow
 def test_execute_saves_what_ran_without_the_progress_bar(tmp_path):
-    path = written(tmp_path / "one.ipynb", "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), leave=False): pass\nprint('done')")
+    path = written(
+        tmp_path / "one.ipynb",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), leave=False): pass\nprint('done')",
+    )
     execute(path)
     cell = nbformat.read(path, as_version=4).cells[0]
     assert cell.execution_count == 1
@@ -91,8 +122,13 @@ def test_execute_refuses_what_is_no_notebook(tmp_path):
 def test_settle_keeps_the_widgets_that_live_in_the_browser():
     view = {"output_type": "display_data", "metadata": {}, "data": {VIEW: {"model_id": "a"}}}
     bar = json.loads(json.dumps(view).replace('"a"', '"b"'))
-    notebook = nbformat.from_dict(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("w", outputs=[view, bar])]))
-    states = {"a": {"model_module": "anywidget"}, "b": {"model_module": "@jupyter-widgets/controls"}}
+    notebook = nbformat.from_dict(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("w", outputs=[view, bar])])
+    )
+    states = {
+        "a": {"model_module": "anywidget"},
+        "b": {"model_module": "@jupyter-widgets/controls"},
+    }
     notebook.metadata["widgets"] = {STATE: {"state": states}}
     settle(notebook)
     assert [out.data[VIEW]["model_id"] for out in notebook.cells[0].outputs] == ["a"]

@@ -25,7 +25,10 @@ def notebook(tmp_path):
 )
 def test_refuses(notebook, source, target, said):
     with pytest.raises(ValueError, match=said):
-        write_page(notebook.with_name(source), notebook.with_name(target) if "/" not in target else notebook.parent / target)
+        write_page(
+            notebook.with_name(source),
+            notebook.with_name(target) if "/" not in target else notebook.parent / target,
+        )
     assert [path.name for path in notebook.parent.iterdir()] == ["one.ipynb"]
 
 
@@ -33,7 +36,9 @@ def test_a_notebook_that_was_never_run_is_refused(notebook):
     content = nbformat.read(notebook, as_version=4)
     content.cells[0].execution_count = None
     nbformat.write(content, notebook)
-    with pytest.raises(ValueError, match=r"one\.ipynb has cells that were never run; run `tlcourse execute"):
+    with pytest.raises(
+        ValueError, match=r"one\.ipynb has cells that were never run; run `tlcourse execute"
+    ):
         write_page(notebook, notebook.with_name("one.html"))
     assert not notebook.with_name("one.html").exists()
 

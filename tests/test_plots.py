@@ -9,7 +9,9 @@ from tlcourse import plots
 @pytest.fixture
 def shown(monkeypatch):
     published = []
-    monkeypatch.setattr(plots, "display", lambda data, raw, metadata: published.append((data, metadata)))
+    monkeypatch.setattr(
+        plots, "display", lambda data, raw, metadata: published.append((data, metadata))
+    )
     return published
 
 
@@ -64,7 +66,9 @@ def test_everyone_can_be_told_apart_without_colour():
 
 
 def test_intervals_write_the_mean_of_every_row():
-    table = pd.DataFrame({"mean": [10.4, 20.0], "low": [9.0, 18.0], "high": [11.0, 22.0]}, index=["teacher", "alone"])
+    table = pd.DataFrame(
+        {"mean": [10.4, 20.0], "low": [9.0, 18.0], "high": [11.0, 22.0]}, index=["teacher", "alone"]
+    )
     fig, axes = plots.figure()
     plots.intervals(axes, table, unit="errors")
     assert [text.get_text() for text in axes.texts] == ["10", "20"]

@@ -1,4 +1,6 @@
-"""What the project says of itself is true: dependencies in step, commands in the README, no machine's paths."""
+"""What the project says of itself is true: dependencies in step, commands in the README, no
+machine's paths.
+"""
 
 import re
 import subprocess
@@ -22,7 +24,11 @@ def test_environment_and_pyproject_are_in_step(repository):
 
 def test_every_dependency_has_its_reason(repository):
     lines = (repository / "environment.yml").read_text().split("dependencies:")[1].splitlines()
-    bare = [line for line in lines if line.strip().startswith("- ") and not line.strip().endswith(":") and " # " not in line]
+    bare = [
+        line
+        for line in lines
+        if line.strip().startswith("- ") and not line.strip().endswith(":") and " # " not in line
+    ]
     assert bare == []
 
 
@@ -40,15 +46,26 @@ def test_what_the_readme_links_to_is_there(repository):
 
 def test_every_notebook_stands_in_the_readme(repository):
     readme = (repository / "README.md").read_text()
-    assert [path.name for path in (repository / "notebooks").glob("*.ipynb") if f"notebooks/{path.name}" not in readme] == []
+    assert [
+        path.name
+        for path in (repository / "notebooks").glob("*.ipynb")
+        if f"notebooks/{path.name}" not in readme
+    ] == []
 
 
 def test_commands_named_in_the_prose_exist(repository):
     from tlcourse.cli import app
 
-    known = {command.name or command.callback.__name__ for command in app.registered_commands} | {"data"}
-    texts = [(repository / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
-    named = {word for text in texts for word in re.findall(r"(?:`|^|&& )tlcourse ([a-z]+)", text, re.M)}
+    known = {command.name or command.callback.__name__ for command in app.registered_commands} | {
+        "data"
+    }
+    texts = [
+        (repository / name).read_text()
+        for name in ("README.md", "CONTRIBUTING.md", "data/README.md")
+    ]
+    named = {
+        word for text in texts for word in re.findall(r"(?:`|^|&& )tlcourse ([a-z]+)", text, re.M)
+    }
     assert {"lab", "run", "claims"} <= named <= known
 
 
@@ -62,6 +79,8 @@ def test_the_package_is_typed(repository):
 
 
 def test_files_on_board_stay_small(repository):
-    listed = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=True).stdout.split("\n")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     sizes = {name: (repository / name).stat().st_size for name in listed if name.endswith(".ipynb")}
     assert [name for name, size in sizes.items() if size > 1e6] == []

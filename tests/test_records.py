@@ -1,4 +1,6 @@
-"""Measured, interrupted, continued, read back, checked: with a made-up experiment of milliseconds (toy_experiment.py)."""
+"""Measured, interrupted, continued, read back, checked: with a made-up experiment of milliseconds
+(toy_experiment.py).
+"""
 
 import hashlib
 import importlib
@@ -42,7 +44,9 @@ def log(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def here(log: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Seeds are measured in this process, one after the other; worker processes, seconds to start, are left to the slow tests."""
+    """Seeds are measured in this process, one after the other; worker processes, seconds to start,
+    are left to the slow tests.
+    """
     monkeypatch.setattr(records, "_pool", lambda workers: ThreadPoolExecutor(1))
     return log.parent / "data" / "results"
 
@@ -52,7 +56,9 @@ def quietly(experiment=toy, scale="tiny", **how) -> Record:
 
 
 def calls(log: Path) -> list[str]:
-    """What was called since the last time this was asked, in alphabetical order, without the seeds that were done."""
+    """What was called since the last time this was asked, in alphabetical order, without the seeds
+    that were done.
+    """
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     log.unlink(missing_ok=True)
     return sorted(line for line in lines if not line.startswith("done"))
@@ -74,7 +80,9 @@ def rewrite(results: Path, rows: pd.DataFrame | None = None, **changes: object) 
     if rows is not None:
         csv.write_text(rows.to_csv(index=False))
     digest = hashlib.sha256(csv.read_bytes()).hexdigest()
-    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"rows_sha256": digest} | changes))
+    provenance.write_text(
+        json.dumps(json.loads(provenance.read_text()) | {"rows_sha256": digest} | changes)
+    )
 
 
 # what is written
@@ -84,31 +92,50 @@ def test_a_record_reads_back_bit_for_bit(here):
     measured = quietly()
     settled = toy.scales["tiny"].settle(measured.rows[measured.rows["seed"] >= TUNING])
     cpu = torch.device("cpu")
-    expected = [{"seed": s, **row.as_dict()} for s in range(3) for row in toy_experiment.run(settled, s, cpu)]
-    expected += [{"seed": s, **row.as_dict()} for s in (TUNING, TUNING + 1) for row in toy_experiment.tune(settled, s, cpu)]
+    expected = [
+        {"seed": s, **row.as_dict()}
+        for s in range(3)
+        for row in toy_experiment.run(settled, s, cpu)
+    ]
+    expected += [
+        {"seed": s, **row.as_dict()}
+        for s in (TUNING, TUNING + 1)
+        for row in toy_experiment.tune(settled, s, cpu)
+    ]
     for found in (measured.rows, read("toy", "tiny").rows):
         pd.testing.assert_frame_equal(found, pd.DataFrame(expected), check_exact=True)
-        assert found["value"].to_numpy().tobytes() == pd.DataFrame(expected)["value"].to_numpy().tobytes()
+        assert (
+            found["value"].to_numpy().tobytes()
+            == pd.DataFrame(expected)["value"].to_numpy().tobytes()
+        )
 
 
 def test_coordinates_keep_their_kind(here):
     quietly(kinds)
-    found = read("kinds", "tiny").summary("errors", augmented=True, images=5, rate=1e-3, layer="fc7")
+    found = read("kinds", "tiny").summary(
+        "errors", augmented=True, images=5, rate=1e-3, layer="fc7"
+    )
     assert found.loc["plain", "mean"] == 11.0  # of 10, 11 and 12
 
 
 def test_a_record_says_where_it_comes_from(here):
     origin = quietly(seeds=2).provenance
-    assert origin == read("toy", "tiny").provenance == json.loads((here / "toy.tiny.json").read_text())
+    assert (
+        origin == read("toy", "tiny").provenance == json.loads((here / "toy.tiny.json").read_text())
+    )
     said = ("experiment", "scale", "seeds", "tuning_seeds", "device", "threads", "command")
     command = "tlcourse run toy --scale tiny --seeds 2 --device cpu"
     assert [origin[key] for key in said] == ["toy", "tiny", [0, 1], [1000, 1001], "cpu", 1, command]
     assert origin["digest"] == code_digest("toy_experiment")
     assert origin["rows_sha256"] == hashlib.sha256((here / "toy.tiny.csv").read_bytes()).hexdigest()
-    assert {name: version(name) for name in ("tlcourse", "torch", "numpy")}.items() <= origin["versions"].items()
+    assert {name: version(name) for name in ("tlcourse", "torch", "numpy")}.items() <= origin[
+        "versions"
+    ].items()
     assert origin["versions"]["python"] == sys.version.split()[0]
     assert len(origin["processor"]) > 0
-    assert abs(datetime.now(UTC).date() - datetime.fromisoformat(origin["measured"]).date()).days <= 1
+    assert (
+        abs(datetime.now(UTC).date() - datetime.fromisoformat(origin["measured"]).date()).days <= 1
+    )
 
 
 def test_seconds_are_those_of_each_seed(here, monkeypatch):
@@ -212,7 +239,9 @@ def run(scale, seed, device):
 
 def test_code_that_changes_during_the_measurement_makes_no_record(here, log, module, monkeypatch):
     module("lesson", CHANGES)
-    lesson = toy_experiment.replace(toy, name="lesson", run=importlib.import_module("lesson").run, tune=None)
+    lesson = toy_experiment.replace(
+        toy, name="lesson", run=importlib.import_module("lesson").run, tune=None
+    )
     monkeypatch.setenv("TOY_SHIFT", "yes")
     with pytest.raises(RecordError, match="the code changed while lesson was measured"):
         quietly(lesson)
@@ -221,7 +250,9 @@ def test_code_that_changes_during_the_measurement_makes_no_record(here, log, mod
     module("lesson", CHANGES)
     calls(log)
     quietly(lesson)
-    assert calls(log) == ["run 0", "run 1", "run 2"], "it kept seeds of which nobody knows what code measured them"
+    assert calls(log) == ["run 0", "run 1", "run 2"], (
+        "it kept seeds of which nobody knows what code measured them"
+    )
 
 
 # interrupted
@@ -277,7 +308,12 @@ def start(scale: str, **environment: str) -> subprocess.Popen[bytes]:
     code += f"measure(t.toy, '{scale}', seeds=6, workers=1, progress=False)"
     environment |= {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment}, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        start_new_session=True,
+        **pipes,
+    )
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -306,7 +342,9 @@ def test_killed_again_and_again_it_goes_on_where_it_stopped(log, monkeypatch):
         process = start("tiny", TOY_SLEEP="0.4")
         try:
             wait_for(lambda many=many: len(parts()) >= many)
-            with pytest.raises(RecordError, match=r"toy \(tiny\) is being measured by another process"):
+            with pytest.raises(
+                RecordError, match=r"toy \(tiny\) is being measured by another process"
+            ):
                 quietly()
             process.kill()
             process.communicate(timeout=60)  # until no worker is left that could write to it
@@ -372,7 +410,9 @@ def test_a_seed_that_raises_loses_no_finished_seed(here, log):
     assert files(here) == before
     quietly(scale="untuned", seeds=6)
     done = Counter(line for line in log.read_text().splitlines() if line.startswith("done"))
-    assert done == {f"done {seed}": 1 for seed in range(6)}, "a seed that was finished was measured again"
+    assert done == {f"done {seed}": 1 for seed in range(6)}, (
+        "a seed that was finished was measured again"
+    )
 
 
 def test_a_second_measurement_at_the_same_time_is_refused(here, log):
@@ -381,7 +421,10 @@ def test_a_second_measurement_at_the_same_time_is_refused(here, log):
     before = files(here)
     with records._locked("toy", "tiny"):
         for second in (lambda: quietly(seeds=5), lambda: verify(toy, "tiny")):
-            with pytest.raises(RecordError, match=r"toy \(tiny\) is being measured by another process; wait for it, or stop it first"):
+            with pytest.raises(
+                RecordError,
+                match=r"toy \(tiny\) is being measured by another process; wait for it, or stop it first",
+            ):
                 second()
         assert calls(log) == []
         assert files(here) == before
@@ -410,7 +453,10 @@ def test_a_damaged_record_says_so_and_is_measured_again(here, log, damage):
     before = files(here)
     assert change(before[suffix]) != before[suffix]
     (here / f"toy.tiny{suffix}").write_bytes(change(before[suffix]))
-    with pytest.raises(RecordError, match=r"toy.tiny.csv is damaged .*git checkout -- data/results.*`tlcourse run toy --scale tiny"):
+    with pytest.raises(
+        RecordError,
+        match=r"toy.tiny.csv is damaged .*git checkout -- data/results.*`tlcourse run toy --scale tiny",
+    ):
         read("toy", "tiny")
     calls(log)
     quietly()
@@ -423,7 +469,10 @@ def test_a_missing_file_is_a_missing_record(here, missing):
     quietly()
     for suffix in missing:
         (here / f"toy.tiny{suffix}").unlink()
-    with pytest.raises(RecordError, match=r"toy has no record at scale tiny. Measure it with `tlcourse run toy --scale tiny`"):
+    with pytest.raises(
+        RecordError,
+        match=r"toy has no record at scale tiny. Measure it with `tlcourse run toy --scale tiny`",
+    ):
         read("toy", "tiny")
 
 
@@ -461,7 +510,9 @@ EXTRA = '"""Of use."""\nfrom tlcourse.deeper import TWO\n\ndef double(x: float) 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a small module that can be imported; one whose name begins with tlcourse. becomes part of the package."""
+    """Write a small module that can be imported; one whose name begins with tlcourse. becomes part
+    of the package.
+    """
     folder = tmp_path / "modules"
     (folder / "tlcourse").mkdir(parents=True)
     monkeypatch.syspath_prepend(folder)
@@ -473,7 +524,11 @@ def module(tmp_path, monkeypatch):
         forget_files()
 
     yield write
-    for name in ("lesson", "tlcourse.extra", "tlcourse.deeper"):  # to look for a function in a module is to import it
+    for name in (
+        "lesson",
+        "tlcourse.extra",
+        "tlcourse.deeper",
+    ):  # to look for a function in a module is to import it
         sys.modules.pop(name, None)
     forget_files()
 
@@ -483,7 +538,11 @@ def digest(module):
     """The digest of a lesson and the modules it imports."""
 
     def of(lesson: str = LESSON, extra: str = EXTRA, deeper: str = "TWO = 2\n") -> str:
-        for name, text in (("tlcourse.deeper", deeper), ("tlcourse.extra", extra), ("lesson", lesson)):
+        for name, text in (
+            ("tlcourse.deeper", deeper),
+            ("tlcourse.extra", extra),
+            ("lesson", lesson),
+        ):
             module(name, text)
         return code_digest("lesson")
 
@@ -542,11 +601,20 @@ def test_imported_modules_of_the_course_count_and_so_do_theirs(digest):
     before = digest()
     assert digest(extra=edited(EXTRA, "TWO * x", "x + x")) != before
     assert digest(deeper="TWO = 2.5\n") != before
-    assert digest(extra=edited(EXTRA, '"""Twice x."""', '"""2 x."""'), deeper="# two\nTWO = 2\n") == before
+    assert (
+        digest(extra=edited(EXTRA, '"""Twice x."""', '"""2 x."""'), deeper="# two\nTWO = 2\n")
+        == before
+    )
 
 
 @pytest.mark.parametrize(
-    "line", ["import tlcourse.extra", "from tlcourse import extra", "from tlcourse.extra import *", "import tlcourse.extra as e"]
+    "line",
+    [
+        "import tlcourse.extra",
+        "from tlcourse import extra",
+        "from tlcourse.extra import *",
+        "import tlcourse.extra as e",
+    ],
 )
 def test_every_way_to_import_counts(digest, line):
     lesson = edited(LESSON, "from tlcourse.extra import double", line)
@@ -609,14 +677,31 @@ def test_what_is_not_used_of_a_module_does_not_count(digest):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("HALF = 3", "HALF = 4"), ("/ by", "* by"), ("return x\n", "return -x\n"), ("width = HALF", "width = 4"), ("by=SIZE", "by=SIZE + 1")],
+    [
+        ("HALF = 3", "HALF = 4"),
+        ("/ by", "* by"),
+        ("return x\n", "return -x\n"),
+        ("width = HALF", "width = 4"),
+        ("by=SIZE", "by=SIZE + 1"),
+    ],
 )
 def test_what_is_used_counts_however_far_away(digest, old, new):
-    lesson = edited(LESSON, "from tlcourse.extra import double", "from tlcourse.extra import Of as double")
+    lesson = edited(
+        LESSON, "from tlcourse.extra import double", "from tlcourse.extra import Of as double"
+    )
     assert digest(lesson, extra=USED) != digest(lesson, extra=edited(USED, old, new))
 
 
-@pytest.mark.parametrize("does", ["print('here')", "if True:\n    TWO = 3", "for i in range(3):\n    TWO = i", "TWO += 1", "del TWO"])
+@pytest.mark.parametrize(
+    "does",
+    [
+        "print('here')",
+        "if True:\n    TWO = 3",
+        "for i in range(3):\n    TWO = i",
+        "TWO += 1",
+        "del TWO",
+    ],
+)
 def test_what_a_module_does_when_it_is_imported_counts(digest, does):
     assert digest(extra=f"{EXTRA}{does}\n") != digest()
 
@@ -714,18 +799,29 @@ def test_the_setting_with_the_lowest_mean_is_chosen_for_each_arm(here):
     settled = toy.scales["tiny"].settle(found.rows[found.rows["seed"] >= TUNING])
     assert [settled.chosen(arm=arm) for arm in ("plain", "tuned")] == [0.2, 0.1]
     assert settled.seeds == 3
-    plain, tuned = (found.summary("errors", width=30).loc[arm, "mean"] for arm in ("plain", "tuned"))
-    assert (plain, tuned) == (pytest.approx(0.2, abs=0.08), pytest.approx(0.1, abs=0.08))  # the toy adds what was chosen to noise of 0.03
+    plain, tuned = (
+        found.summary("errors", width=30).loc[arm, "mean"] for arm in ("plain", "tuned")
+    )
+    assert (plain, tuned) == (
+        pytest.approx(0.2, abs=0.08),
+        pytest.approx(0.1, abs=0.08),
+    )  # the toy adds what was chosen to noise of 0.03
 
 
 def validation(arm: str, setting: float, *values: float, **where: object) -> list[dict]:
-    return [{"seed": TUNING + i, "arm": arm, "metric": "v", "value": value, "setting": setting, **where} for i, value in enumerate(values)]
+    return [
+        {"seed": TUNING + i, "arm": arm, "metric": "v", "value": value, "setting": setting, **where}
+        for i, value in enumerate(values)
+    ]
 
 
 def test_a_setting_is_chosen_for_each_coordinate():
     misses = {30: {0.1: 1.0, 0.2: 3.0}, 300: {0.1: 3.0, 0.2: 1.0}}
     rows = [
-        row for width, means in misses.items() for setting, mean in means.items() for row in validation("a", setting, mean, width=width)
+        row
+        for width, means in misses.items()
+        for setting, mean in means.items()
+        for row in validation("a", setting, mean, width=width)
     ]
     settled = Scale(seeds=1, minutes=1).settle(pd.DataFrame(rows))
     assert [settled.chosen(arm="a", width=width) for width in (30, 300)] == [0.1, 0.2]
@@ -755,7 +851,10 @@ def test_tuning_rows_are_recorded_but_decide_nothing(here):
     assert len(tuned) == 8
     assert set(found.rows.loc[found.rows["seed"] < TUNING, "metric"]).isdisjoint(tuned["metric"])
     with pytest.raises(LookupError, match="validation errors"):
-        judge(Claim("X", "…", "…", greater("plain", "tuned", "validation errors"), "errors"), found.rows)
+        judge(
+            Claim("X", "…", "…", greater("plain", "tuned", "validation errors"), "errors"),
+            found.rows,
+        )
     with pytest.raises(LookupError, match="validation errors"):
         found.summary("validation errors")
 
@@ -775,7 +874,9 @@ FOUR = Record(ROWS, {"seeds": [0, 1, 2, 3]})
 
 def test_summary_is_the_mean_and_the_t_interval_of_each_arm():
     found = FOUR.summary("errors", width=300)
-    low, high = stats.ttest_1samp([1, 2, 3, 4], 0).confidence_interval(0.95)  # 2.5 ± 3.1824 · 1.2910 / 2
+    low, high = stats.ttest_1samp([1, 2, 3, 4], 0).confidence_interval(
+        0.95
+    )  # 2.5 ± 3.1824 · 1.2910 / 2
     assert list(found.index) == ["b", "a"]
     assert list(found.columns) == ["mean", "low", "high", "seeds"]
     assert found.loc["b"].tolist() == pytest.approx([2.5, low, high, 4])
@@ -805,4 +906,6 @@ def test_summary_of_what_was_not_measured():
 
 def test_expect_is_the_prediction_interval_of_one_more_seed():
     low, high = FOUR.expect("b", "errors", width=300)
-    assert (low, high) == pytest.approx((2.5 - 8.4307, 2.5 + 8.4307), abs=1e-3)  # 5.8409 · 1.2910 · √1.25
+    assert (low, high) == pytest.approx(
+        (2.5 - 8.4307, 2.5 + 8.4307), abs=1e-3
+    )  # 5.8409 · 1.2910 · √1.25

@@ -1,4 +1,6 @@
-"""The loop: reproducible, fair to every image, equal to a bare PyTorch loop, and leaving everything else as it was."""
+"""The loop: reproducible, fair to every image, equal to a bare PyTorch loop, and leaving everything
+else as it was.
+"""
 
 import math
 import random
@@ -13,7 +15,18 @@ from torch.testing import assert_close
 from tlcourse.data import Images, as_input, random_flip, random_shift
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.models import MLP, ConvNet
-from tlcourse.training import Batch, accuracy, cross_entropy, fit, joint, max_norm, paired, predict, record, seed_everything
+from tlcourse.training import (
+    Batch,
+    accuracy,
+    cross_entropy,
+    fit,
+    joint,
+    max_norm,
+    paired,
+    predict,
+    record,
+    seed_everything,
+)
 from tlcourse.training import device as find_device
 
 
@@ -36,7 +49,12 @@ def train(model, data=None, objective=cross_entropy, **options):
     """fit without a bar, for 4 steps unless told otherwise."""
     if not {"epochs", "steps"} & set(options):
         options["steps"] = 4
-    return fit(model, noise() if data is None else data, objective, **({"batch_size": 8, "progress": False} | options))
+    return fit(
+        model,
+        noise() if data is None else data,
+        objective,
+        **({"batch_size": 8, "progress": False} | options),
+    )
 
 
 class Watch:
@@ -57,10 +75,18 @@ class Blow(nn.Module):
         raise RuntimeError("boom")
 
 
-# --- reproducible -----------------------------------------------------------------------------------------------------
+# --- reproducible ---------------------------------------------------------------------------------
+# --------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"augment": random_shift(1)}, {"augment": [random_shift(1), random_flip()], "optimizer": "sgd"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"augment": random_shift(1)},
+        {"augment": [random_shift(1), random_flip()], "optimizer": "sgd"},
+    ],
+)
 def test_same_seed_same_weights_other_seed_other_weights(options, device):
     def run(seed):
         model = net(dropout=0.5, input_dropout=0.2).to(device)
@@ -129,11 +155,14 @@ def test_a_gpu_trains_in_bfloat16_and_answers_in_float32():
     assert predict(model, noise(side=8, channels=3)).dtype == torch.float32
 
 
-# --- a bare loop does the same ----------------------------------------------------------------------------------------
+# --- a bare loop does the same
+# ----------------------------------------------------------------------------------------
 
 
 def bare_loop(model, data, *, epochs, batch_size, lr, factors, make, seed, loss):
-    """What one would write without `fit`: the order is that of one generator, dropout that of the global one."""
+    """What one would write without `fit`: the order is that of one generator, dropout that of the
+    global one.
+    """
     order = torch.Generator().manual_seed(seed)
     optimizer, step, losses = make(model.parameters()), 0, []
     torch.manual_seed(seed)
@@ -154,7 +183,9 @@ def bare_loop(model, data, *, epochs, batch_size, lr, factors, make, seed, loss)
 CURVES = {
     "constant": lambda t: 1.0,
     "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
-    "one-cycle": lambda t: 0.05 + 0.95 * 4 * t if t < 0.25 else (1 + math.cos(math.pi * (t - 0.25) / 0.75)) / 2,
+    "one-cycle": lambda t: (
+        0.05 + 0.95 * 4 * t if t < 0.25 else (1 + math.cos(math.pi * (t - 0.25) / 0.75)) / 2
+    ),
 }
 
 
@@ -162,7 +193,9 @@ CURVES = {
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_equals_a_bare_loop(optimizer, schedule):
     data, lr = noise(20), 0.05
-    factors = [CURVES[schedule](step / 9) for step in range(9)]  # 20 images in batches of 8: 3 steps an epoch
+    factors = [
+        CURVES[schedule](step / 9) for step in range(9)
+    ]  # 20 images in batches of 8: 3 steps an epoch
 
     def make(parameters):
         if optimizer == "sgd":
@@ -170,7 +203,16 @@ def test_equals_a_bare_loop(optimizer, schedule):
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
 
     ours, theirs = net(dropout=0.5), net(dropout=0.5)
-    history = train(ours, data, epochs=3, lr=lr, optimizer=optimizer, schedule=schedule, weight_decay=0.01, seed=3)
+    history = train(
+        ours,
+        data,
+        epochs=3,
+        lr=lr,
+        optimizer=optimizer,
+        schedule=schedule,
+        weight_decay=0.01,
+        seed=3,
+    )
     losses = bare_loop(
         theirs,
         data,
@@ -190,7 +232,14 @@ def test_distillation_from_recorded_logits_equals_a_bare_loop_with_a_live_teache
     data, teacher = noise(20), net(seed=9, dropout=0.5)
     logits = record(teacher, data)
     ours, theirs = net(), net()
-    train(ours, data, lambda m, b: distillation_loss(m(b.x), logits[b.index], b.y, T=4, alpha=0.9), epochs=2, lr=0.01, schedule="constant")
+    train(
+        ours,
+        data,
+        lambda m, b: distillation_loss(m(b.x), logits[b.index], b.y, T=4, alpha=0.9),
+        epochs=2,
+        lr=0.01,
+        schedule="constant",
+    )
     teacher.eval()
 
     def loss(z, index):
@@ -201,27 +250,51 @@ def test_distillation_from_recorded_logits_equals_a_bare_loop_with_a_live_teache
     def make(parameters):
         return torch.optim.AdamW(parameters, weight_decay=0.0)
 
-    bare_loop(theirs, data, epochs=2, batch_size=8, lr=0.01, factors=[1.0] * 6, make=make, seed=0, loss=loss)
+    bare_loop(
+        theirs,
+        data,
+        epochs=2,
+        batch_size=8,
+        lr=0.01,
+        factors=[1.0] * 6,
+        make=make,
+        seed=0,
+        loss=loss,
+    )
     assert torch.equal(weights(ours), weights(theirs))
 
 
 @pytest.mark.parametrize(
-    ("schedule", "at"), [("one-cycle", {0: 0.05, 2: 0.525, 4: 1.0, 10: 0.5}), ("cosine", {0: 1, 8: 0.5}), ("constant", {0: 1, 15: 1})]
+    ("schedule", "at"),
+    [
+        ("one-cycle", {0: 0.05, 2: 0.525, 4: 1.0, 10: 0.5}),
+        ("cosine", {0: 1, 8: 0.5}),
+        ("constant", {0: 1, 15: 1}),
+    ],
 )
 def test_learning_rate_follows_the_schedule(schedule, at):
-    """With a gradient of 1 and no momentum yet gathered, the parameter moves by lr·factor·(1 + 0.9 + 0.81 + …)."""
+    """With a gradient of 1 and no momentum yet gathered, the parameter moves by lr·factor·(1 + 0.9
+    + 0.81 + …).
+    """
     w = nn.Linear(1, 1, bias=False)
     places = [w.weight.item()]
     data = torch.ones(4, 1), torch.ones(4)
     options = {"optimizer": "sgd", "lr": 0.01, "steps": 16, "schedule": schedule}
-    train(w, data, lambda m, b: m(b.x).mean(), after_step=lambda m: places.append(m.weight.item()), **options)
+    train(
+        w,
+        data,
+        lambda m, b: m(b.x).mean(),
+        after_step=lambda m: places.append(m.weight.item()),
+        **options,
+    )
     buffers = np.cumsum(0.9 ** np.arange(16))
     factors = -np.diff(places) / buffers / 0.01
     for step, factor in at.items():
         assert factors[step] == pytest.approx(factor, abs=1e-3)
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 10, 20, 50])
@@ -285,7 +358,13 @@ def test_augmentations_change_the_pixels_in_their_order_and_not_the_data():
 def test_augmentation_is_drawn_anew_for_every_batch_from_the_seed():
     def drawn(seed):
         values = []
-        train(net(), noise(20), epochs=2, seed=seed, augment=lambda x, g: values.append(torch.rand(1, generator=g).item()) or x)
+        train(
+            net(),
+            noise(20),
+            epochs=2,
+            seed=seed,
+            augment=lambda x, g: values.append(torch.rand(1, generator=g).item()) or x,
+        )
         return values
 
     assert len(set(drawn(1) + drawn(2))) == 12
@@ -299,7 +378,9 @@ def test_joint_gives_a_batch_of_each_source_at_every_step():
     assert all(list(both) == ["old", "new"] for both in watch.seen)
     for name, data, passes in (("old", old, 6), ("new", new, 2)):
         index = torch.cat([both[name].index for both in watch.seen]).view(passes, len(data))
-        assert torch.equal(index.sort(1).values, torch.arange(len(data)).expand(passes, -1))  # the shorter one starts over
+        assert torch.equal(
+            index.sort(1).values, torch.arange(len(data)).expand(passes, -1)
+        )  # the shorter one starts over
         for both in watch.seen:
             assert torch.equal(both[name].x, as_input(data.pixels[both[name].index]))
             assert torch.equal(both[name].y, data.labels[both[name].index])
@@ -332,7 +413,10 @@ def test_paired_draws_the_source_from_the_neighbours_of_each_target():
 @pytest.mark.parametrize(
     ("neighbours", "sentence"),
     [
-        (torch.zeros(9, 2, dtype=torch.int64), r"neighbours must have shape \(10, k\), got \(9, 2\)"),
+        (
+            torch.zeros(9, 2, dtype=torch.int64),
+            r"neighbours must have shape \(10, k\), got \(9, 2\)",
+        ),
         (torch.zeros(10, dtype=torch.int64), r"neighbours must have shape \(10, k\), got \(10,\)"),
         (torch.full((10, 2), 30), r"neighbours must be positions in \[0, 30\), got 30 to 30"),
         (torch.full((10, 2), -1), r"neighbours must be positions in \[0, 30\), got -1 to -1"),
@@ -350,7 +434,8 @@ def test_joint_needs_a_source():
         joint()
 
 
-# --- what is trained, and how -----------------------------------------------------------------------------------------
+# --- what is trained, and how
+# -----------------------------------------------------------------------------------------
 
 
 class Weighted(nn.Module):
@@ -402,12 +487,16 @@ def test_a_frozen_model_with_a_trainable_objective_trains_the_objective_alone():
 
 
 def first_step(model, data, **options):
-    """The gradient before, and how far every parameter moved, in one step of SGD; its momentum is still the gradient."""
+    """The gradient before, and how far every parameter moved, in one step of SGD; its momentum is
+    still the gradient.
+    """
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     F.cross_entropy(model(as_input(data.pixels)), data.labels).backward()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    train(model, data, steps=1, batch_size=len(data), optimizer="sgd", schedule="constant", **options)
+    train(
+        model, data, steps=1, batch_size=len(data), optimizer="sgd", schedule="constant", **options
+    )
     return gradient, {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
 
@@ -421,7 +510,9 @@ def test_each_group_has_its_own_learning_rate():
 
 def test_what_is_in_no_group_is_not_trained():
     model = net()
-    _, moved = first_step(model, noise(), groups=[{"params": list(model.head.parameters())}], lr=0.1)
+    _, moved = first_step(
+        model, noise(), groups=[{"params": list(model.head.parameters())}], lr=0.1
+    )
     assert all((change == 0).all() == name.startswith("fc1") for name, change in moved.items())
 
 
@@ -447,7 +538,14 @@ def test_frozen_parameters_are_not_touched(optimizer):
 def test_weight_decay_shrinks_what_has_no_gradient():
     model = nn.Linear(16, 3)
     before = model.weight.detach().clone()
-    train(model, (torch.zeros(4, 16), torch.zeros(4).long()), steps=1, lr=0.1, weight_decay=0.5, schedule="constant")
+    train(
+        model,
+        (torch.zeros(4, 16), torch.zeros(4).long()),
+        steps=1,
+        lr=0.1,
+        weight_decay=0.5,
+        schedule="constant",
+    )
     assert_close(model.weight.detach(), before * (1 - 0.1 * 0.5))
 
 
@@ -457,12 +555,16 @@ def test_max_norm_holds_after_every_step():
 
     def after_step(model):
         clip(model)
-        norms.append([layer.weight.norm(dim=1).max().item() for layer in (model.fc1, model.fc2, model.head)])
+        norms.append(
+            [layer.weight.norm(dim=1).max().item() for layer in (model.fc1, model.fc2, model.head)]
+        )
 
     train(model, steps=6, lr=0.1, after_step=after_step)
     assert len(norms) == 6
     assert np.max(norms) <= 0.3 + 1e-6
-    assert np.max(norms) == pytest.approx(0.3, abs=1e-4)  # not far below: only what is too long is shortened
+    assert np.max(norms) == pytest.approx(
+        0.3, abs=1e-4
+    )  # not far below: only what is too long is shortened
 
 
 def test_max_norm_shortens_rows_and_turns_none():
@@ -483,19 +585,31 @@ def test_max_norm_leaves_frozen_layers_alone():
     assert torch.equal(model.fc1.weight, before)
 
 
-# --- history ----------------------------------------------------------------------------------------------------------
+# --- history --------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_history_has_a_row_an_epoch_with_what_on_epoch_returned(device):
     model = net().to(device)
-    history = train(model, noise(20), epochs=3, on_epoch=lambda m, epoch: {"double": 2 * epoch, "accuracy": accuracy(m, noise(20))})
-    assert (history.losses.shape, history.losses.dtype, history.losses.device.type) == ((9,), torch.float32, "cpu")
+    history = train(
+        model,
+        noise(20),
+        epochs=3,
+        on_epoch=lambda m, epoch: {"double": 2 * epoch, "accuracy": accuracy(m, noise(20))},
+    )
+    assert (history.losses.shape, history.losses.dtype, history.losses.device.type) == (
+        (9,),
+        torch.float32,
+        "cpu",
+    )
     assert list(history.epochs.columns) == ["epoch", "step", "loss", "double", "accuracy"]
     assert history.epochs["epoch"].tolist() == [1, 2, 3]
     assert history.epochs["step"].tolist() == [3, 6, 9]
     assert history.epochs["double"].tolist() == [2, 4, 6]
     assert history.epochs["accuracy"].between(0, 1).all()
-    assert history.epochs["loss"].tolist() == pytest.approx(history.losses.view(3, 3).mean(1).tolist())
+    assert history.epochs["loss"].tolist() == pytest.approx(
+        history.losses.view(3, 3).mean(1).tolist()
+    )
     assert history.seconds > 0
 
 
@@ -520,7 +634,9 @@ def test_with_steps_a_row_is_an_epoch_or_a_fiftieth(steps, rows):
     assert len(history.losses) == steps
     assert history.epochs["step"].tolist() == rows
     starts = [0, *rows[:-1]]
-    assert history.epochs["loss"].tolist() == pytest.approx([history.losses[a:b].mean().item() for a, b in zip(starts, rows)])
+    assert history.epochs["loss"].tolist() == pytest.approx(
+        [history.losses[a:b].mean().item() for a, b in zip(starts, rows)]
+    )
 
 
 def test_on_epoch_does_not_change_the_training():
@@ -530,7 +646,8 @@ def test_on_epoch_does_not_change_the_training():
     assert torch.equal(weights(quiet), weights(watched))
 
 
-# --- modes ------------------------------------------------------------------------------------------------------------
+# --- modes ----------------------------------------------------------------------------------------
+# --------------------
 
 
 def modes(model):
@@ -572,7 +689,8 @@ def test_modes_are_put_back_when_the_model_raises():
         assert modes(model) == before
 
 
-# --- losses that explode ----------------------------------------------------------------------------------------------
+# --- losses that explode
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
@@ -585,24 +703,33 @@ def test_a_loss_that_is_not_finite_names_its_step(step, bad):
         return cross_entropy(model, batch) + (float(bad) if len(seen) == step else 0)
 
     model = net().eval()
-    with pytest.raises(FloatingPointError, match=f"^the loss became {bad} at step {step}; try a smaller lr"):
+    with pytest.raises(
+        FloatingPointError, match=f"^the loss became {bad} at step {step}; try a smaller lr"
+    ):
         train(model, noise(20), objective, steps=8)
     assert not model.training
 
 
-# --- settings that are refused ----------------------------------------------------------------------------------------
+# --- settings that are refused
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"epochs": 1, "steps": 1}, "^give either epochs or steps, got epochs=1 and steps=1$"),
-        ({"epochs": None, "steps": None}, "^give either epochs or steps, got epochs=None and steps=None$"),
+        (
+            {"epochs": None, "steps": None},
+            "^give either epochs or steps, got epochs=None and steps=None$",
+        ),
         ({"epochs": 0}, "^epochs or steps must be >= 1, got 0$"),
         ({"epochs": -2}, "^epochs or steps must be >= 1, got -2$"),
         ({"steps": 0}, "^epochs or steps must be >= 1, got 0$"),
         ({"batch_size": 0}, "^batch_size must be >= 1, got 0$"),
-        ({"schedule": "linear"}, "^schedule must be one of one-cycle, cosine, constant, got 'linear'$"),
+        (
+            {"schedule": "linear"},
+            "^schedule must be one of one-cycle, cosine, constant, got 'linear'$",
+        ),
         ({"optimizer": "adam"}, '^optimizer must be "adamw" or "sgd", got \'adam\'$'),
         ({"lr": 0.0}, r"^lr must be a finite number > 0, got 0\.0$"),
         ({"lr": -1.0}, r"^lr must be a finite number > 0, got -1\.0$"),
@@ -623,7 +750,9 @@ def test_refuses_settings_before_any_work(options, sentence):
 
 def test_refuses_to_train_nothing():
     for options in ({}, {"groups": []}, {"groups": [{"params": []}]}):
-        with pytest.raises(ValueError, match=r"^there is nothing to train: every parameter is frozen$"):
+        with pytest.raises(
+            ValueError, match=r"^there is nothing to train: every parameter is frozen$"
+        ):
             train(net().requires_grad_(False), **options)
 
 
@@ -634,9 +763,13 @@ def test_refuses_data_without_samples():
         train(net(), joint(new=noise(5), old=noise(0)))
 
 
-@pytest.mark.parametrize("targets", [torch.zeros(9).long(), torch.zeros(3).long(), {"class": torch.zeros(9).long()}])
+@pytest.mark.parametrize(
+    "targets", [torch.zeros(9).long(), torch.zeros(3).long(), {"class": torch.zeros(9).long()}]
+)
 def test_refuses_inputs_and_targets_of_different_length(targets):
-    with pytest.raises(ValueError, match=r"^data must have as many targets as inputs, got \[(9|3)\] for 5$"):
+    with pytest.raises(
+        ValueError, match=r"^data must have as many targets as inputs, got \[(9|3)\] for 5$"
+    ):
         train(net(), (torch.zeros(5, 16), targets), lambda m, b: m(b.x).mean())
 
 
@@ -646,7 +779,8 @@ def test_max_norm_refuses(limit):
         max_norm(limit)
 
 
-# --- predict and accuracy ---------------------------------------------------------------------------------------------
+# --- predict and accuracy
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2047, 2048, 2049, 5000])
@@ -696,7 +830,9 @@ def test_predict_refuses_an_entry_that_is_not_there():
         predict(TwoHeads(), noise(), output="normals")
     with pytest.raises(ValueError, match=r"^output must be one of seg, depth, got None$"):
         predict(TwoHeads(), noise())
-    with pytest.raises(ValueError, match=r"^output is 'seg', but the model returns one tensor, not a dict$"):
+    with pytest.raises(
+        ValueError, match=r"^output is 'seg', but the model returns one tensor, not a dict$"
+    ):
         predict(net(), noise(), output="seg")
 
 
@@ -717,11 +853,14 @@ def test_accuracy_is_the_share_of_right_classes(device):
 
 
 def test_accuracy_needs_labels():
-    with pytest.raises(ValueError, match=r"^accuracy needs data whose targets are labels, got a dict of targets$"):
+    with pytest.raises(
+        ValueError, match=r"^accuracy needs data whose targets are labels, got a dict of targets$"
+    ):
         accuracy(nn.Identity(), (torch.eye(3), {"class": torch.arange(3)}))
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_records_what_layers_give(device):
@@ -746,7 +885,9 @@ def test_records_more_than_one_batch_in_order():
 
 def test_records_a_layer_inside_a_block():
     model, data = ConvNet(3, size=8, width=2, units=4), noise(side=8)
-    assert_close(record(model, data, of="block1.conv"), model.block1.conv(as_input(data.pixels)).detach())
+    assert_close(
+        record(model, data, of="block1.conv"), model.block1.conv(as_input(data.pixels)).detach()
+    )
 
 
 def test_records_what_a_layer_gave_before_the_next_one_changed_it_in_place():
@@ -768,7 +909,9 @@ def test_record_removes_its_hooks():
 def test_record_refuses_a_layer_that_is_not_there():
     for of in ("fc9", ["fc1", "fc9"]):
         model = net()
-        with pytest.raises(ValueError, match=r"^the model has no layer 'fc9'; it has flatten, fc1, relu1, head$"):
+        with pytest.raises(
+            ValueError, match=r"^the model has no layer 'fc9'; it has flatten, fc1, relu1, head$"
+        ):
             record(model, noise(), of=of)
         assert not any(layer._forward_hooks for layer in model.modules())
 
@@ -786,13 +929,19 @@ def test_what_is_recorded_can_be_part_of_a_later_backward_pass(n, of):
         nn.Parameter(tensor.clone()).square().sum().backward()
 
 
-# --- machinery --------------------------------------------------------------------------------------------------------
+# --- machinery ------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_seed_everything_seeds_python_numpy_and_torch(device):
     def drawn(seed):
         seed_everything(seed)
-        return random.random(), np.random.rand(), torch.rand(1).item(), torch.rand(1, device=device).item()
+        return (
+            random.random(),
+            np.random.rand(),
+            torch.rand(1).item(),
+            torch.rand(1, device=device).item(),
+        )
 
     first, again, other = drawn(1), drawn(1), drawn(2)
     assert first == again
@@ -811,9 +960,13 @@ def test_device_refuses_what_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for name in ("cuda", "mps"):
-        with pytest.raises(ValueError, match=f"^this machine has no {name} device that torch can use$"):
+        with pytest.raises(
+            ValueError, match=f"^this machine has no {name} device that torch can use$"
+        ):
             find_device(name)
-    with pytest.raises(ValueError, match=r'^device must be "auto", "cpu", "cuda" or "mps", got \'tpu\'$'):
+    with pytest.raises(
+        ValueError, match=r'^device must be "auto", "cpu", "cuda" or "mps", got \'tpu\'$'
+    ):
         find_device("tpu")
 
 

@@ -1,7 +1,9 @@
-"""An experiment of milliseconds, for tests of how experiments are measured; worker processes import it.
+"""An experiment of milliseconds, for tests of how experiments are measured; worker processes import
+it.
 
-Environment variables: TOY_LOG, a file that notes every call; TOY_SLEEP, seconds a seed takes; TOY_FAIL, a seed that raises;
-TOY_SHIFT, added to the errors; TOY_SECONDS, the time it pretends to take.
+Environment variables: TOY_LOG, a file that notes every call; TOY_SLEEP, seconds a seed takes;
+TOY_FAIL, a seed that raises; TOY_SHIFT, added to the errors; TOY_SECONDS, the time it pretends to
+take.
 """
 
 import os
@@ -16,9 +18,20 @@ import torch
 from tlcourse.experiments.base import Experiment, Row, Scale
 
 ARMS = ("plain", "tuned")
-AWKWARD = (0.1 + 0.2, 1 / 3, 5e-324, 1e22, 123456789.123456789, -0.0)  # floats that a careless writer rounds
-# by arm and setting, one value per tuning seed: the lowest value of "plain" is at 0.1, its lowest mean at 0.2
-VALIDATION = {"plain": {0.1: (1.0, 9.0), 0.2: (4.0, 4.0)}, "tuned": {0.1: (2.0, 2.0), 0.2: (3.0, 3.0)}}
+AWKWARD = (
+    0.1 + 0.2,
+    1 / 3,
+    5e-324,
+    1e22,
+    123456789.123456789,
+    -0.0,
+)  # floats that a careless writer rounds
+# by arm and setting, one value per tuning seed: the lowest value of "plain" is at 0.1, its lowest
+# mean at 0.2
+VALIDATION = {
+    "plain": {0.1: (1.0, 9.0), 0.2: (4.0, 4.0)},
+    "tuned": {0.1: (2.0, 2.0), 0.2: (3.0, 3.0)},
+}
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
@@ -30,9 +43,16 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     for width in (30, 300):
         for arm in ARMS:
             base = scale.chosen(arm=arm) if scale.tuning_seeds else 0.0
-            value = base + torch.randn(1000, dtype=torch.float64).mean().item() + float(os.environ.get("TOY_SHIFT", 0))
+            value = (
+                base
+                + torch.randn(1000, dtype=torch.float64).mean().item()
+                + float(os.environ.get("TOY_SHIFT", 0))
+            )
             yield Row(arm, "errors", value, {"width": width})
-            yield from (Row(arm, "errors by epoch", value / epoch, {"width": width, "epoch": epoch}) for epoch in (1, 2))
+            yield from (
+                Row(arm, "errors by epoch", value / epoch, {"width": width, "epoch": epoch})
+                for epoch in (1, 2)
+            )
     yield from (Row("plain", "awkward", value, {"epoch": i}) for i, value in enumerate(AWKWARD))
     yield Row("plain", "undefined", nan)
     yield Row("plain", "threads", torch.get_num_threads())
@@ -55,7 +75,10 @@ def run_counted(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 
 def tune_counted(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    yield from (Row("plain", "validation errors", abs(steps - 20), {"setting": steps}) for steps in (10, 20, 30))
+    yield from (
+        Row("plain", "validation errors", abs(steps - 20), {"setting": steps})
+        for steps in (10, 20, 30)
+    )
 
 
 def run_undefined(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
@@ -67,7 +90,12 @@ def run_undefined(scale: Scale, seed: int, device: torch.device) -> Iterator[Row
 def run_kinds(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     """Coordinates of every kind."""
     for flag in (True, False):
-        yield Row("plain", "errors", 10.0 * flag + seed, {"augmented": flag, "images": 5, "rate": 1e-3, "layer": "fc7"})
+        yield Row(
+            "plain",
+            "errors",
+            10.0 * flag + seed,
+            {"augmented": flag, "images": 5, "rate": 1e-3, "layer": "fc7"},
+        )
 
 
 def note(what: str) -> None:
@@ -83,7 +111,10 @@ toy = Experiment(
     run=run,
     tune=tune,
     arms=ARMS,
-    scales={"tiny": Scale(seeds=3, tuning_seeds=2, minutes=1), "untuned": Scale(seeds=4, minutes=1)},
+    scales={
+        "tiny": Scale(seeds=3, tuning_seeds=2, minutes=1),
+        "untuned": Scale(seeds=4, minutes=1),
+    },
     claims=[],
 )
 counted = replace(toy, name="counted", run=run_counted, tune=tune_counted)

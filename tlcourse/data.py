@@ -1,7 +1,8 @@
 """Data sets as tensors: pixels stay uint8 on the device and become floats batch by batch.
 
-MNIST and Fashion-MNIST are on board and checked against their digests on every load; `digits` comes with scikit-learn. Other sets come
-through torchvision after `tlcourse data fetch NAME`, and `folder:PATH` reads your own images.
+MNIST and Fashion-MNIST are on board and checked against their digests on every load; `digits` comes
+with scikit-learn. Other sets come through torchvision after `tlcourse data fetch NAME`, and
+`folder:PATH` reads your own images.
 """
 
 import errno
@@ -23,9 +24,21 @@ from torch import Generator, Tensor
 
 from tlcourse.methods._checks import expect
 
-FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 ON_BOARD = {"mnist": tuple("0123456789"), "fashion_mnist": FASHION, "digits": tuple("0123456789")}
-# name: class in torchvision.datasets, megabytes on disk (archive and files), whether the split is `train=True` or `split="train"`
+# name: class in torchvision.datasets, megabytes on disk (archive and files), whether the split is
+# `train=True` or `split="train"`
 FETCHABLE = {
     "cifar10": ("CIFAR10", 350, "flag"),
     "cifar100": ("CIFAR100", 350, "flag"),
@@ -51,7 +64,8 @@ class DataError(Exception):
 class Images:
     """A labelled image set in memory.
 
-    pixels: uint8 (N, C, H, W); labels: int64 (N,) that index classes. Raises ValueError when they do not fit together.
+    pixels: uint8 (N, C, H, W); labels: int64 (N,) that index classes. Raises ValueError when they
+    do not fit together.
     """
 
     pixels: Tensor
@@ -61,9 +75,15 @@ class Images:
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
-        expect(self.pixels.ndim == 4, f"pixels must have shape (N, C, H, W), got {tuple(self.pixels.shape)}")
+        expect(
+            self.pixels.ndim == 4,
+            f"pixels must have shape (N, C, H, W), got {tuple(self.pixels.shape)}",
+        )
         expect(self.pixels.dtype == torch.uint8, f"pixels must be uint8, got {self.pixels.dtype}")
-        expect(self.labels.shape == self.pixels.shape[:1], f"labels must have shape ({len(self.pixels)},), got {tuple(self.labels.shape)}")
+        expect(
+            self.labels.shape == self.pixels.shape[:1],
+            f"labels must have shape ({len(self.pixels)},), got {tuple(self.labels.shape)}",
+        )
         expect(self.labels.dtype == torch.int64, f"labels must be int64, got {self.labels.dtype}")
         if self.labels.device.type == "cpu" and len(self.labels):
             low, high, K = int(self.labels.min()), int(self.labels.max()), len(self.classes)
@@ -77,44 +97,69 @@ class Images:
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def take(self, index: Tensor | Sequence[int] | slice) -> "Images":
-        """The images at these positions, in this order. index: int64 (n,), bool (N,), a list or a slice."""
-        where = index if isinstance(index, slice) else torch.as_tensor(index, device=self.labels.device)
-        where = where.long() if isinstance(where, Tensor) and where.numel() == 0 and where.dtype != torch.bool else where
+        """The images at these positions, in this order. index: int64 (n,), bool (N,), a list or a
+        slice.
+        """
+        where = (
+            index if isinstance(index, slice) else torch.as_tensor(index, device=self.labels.device)
+        )
+        where = (
+            where.long()
+            if isinstance(where, Tensor) and where.numel() == 0 and where.dtype != torch.bool
+            else where
+        )
         return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
     def only(self, classes: Sequence[int | str], relabel: bool = False) -> "Images":
-        """The images of these classes (numbers or names). relabel numbers them 0, 1, … in the order given.
+        """The images of these classes (numbers or names). relabel numbers them 0, 1, … in the order
+        given.
 
         Raises ValueError for an unknown class or one named twice.
         """
         wanted = [self._class_number(c) for c in classes]
-        expect(len(set(wanted)) == len(wanted) > 0, f"classes must be at least one and each named once, got {list(classes)}")
+        expect(
+            len(set(wanted)) == len(wanted) > 0,
+            f"classes must be at least one and each named once, got {list(classes)}",
+        )
         kept = self.take(torch.isin(self.labels, torch.tensor(wanted, device=self.labels.device)))
         if not relabel:
             return kept
         new = torch.full((len(self.classes),), -1, device=self.labels.device)
         new[wanted] = torch.arange(len(wanted), device=self.labels.device)
-        return replace(kept, labels=new[kept.labels], classes=tuple(self.classes[c] for c in wanted))
+        return replace(
+            kept, labels=new[kept.labels], classes=tuple(self.classes[c] for c in wanted)
+        )
 
     def per_class(self, n: int, seed: int) -> "Images":
-        """n images of every class that occurs, shuffled; the same on every machine. Raises ValueError if a class has fewer than n."""
+        """n images of every class that occurs, shuffled; the same on every machine. Raises
+        ValueError if a class has fewer than n.
+        """
         expect(n >= 1, f"n must be >= 1, got {n}")
         order = _permutation(len(self), seed)
         labels = self.labels.cpu().numpy()[order]
         chosen = np.zeros(len(self), dtype=bool)
         for c in np.unique(labels):
             where = np.flatnonzero(labels == c)
-            expect(len(where) >= n, f"n must be at most {len(where)}, the images of class {self.classes[c]!r} in {self.name}, got {n}")
+            expect(
+                len(where) >= n,
+                f"n must be at most {len(where)}, the images of class {self.classes[c]!r} in {self.name}, got {n}",
+            )
             chosen[where[:n]] = True
         return self.take(torch.from_numpy(order[chosen]))
 
     def split(self, *counts: int, seed: int) -> "tuple[Images, ...]":
-        """Disjoint random subsets of these sizes; the same on every machine: `train, validation = images.split(50_000, 10_000, seed=0)`.
+        """Disjoint random subsets of these sizes; the same on every machine: `train, validation =
+        images.split(50_000, 10_000, seed=0)`.
 
         Raises ValueError if a count is below 1 or there are not enough images.
         """
-        expect(min(counts, default=0) >= 1, f"counts must be at least one number >= 1, got {counts}")
-        expect(sum(counts) <= len(self), f"counts must add up to at most the {len(self)} images of {self.name}, got {counts}")
+        expect(
+            min(counts, default=0) >= 1, f"counts must be at least one number >= 1, got {counts}"
+        )
+        expect(
+            sum(counts) <= len(self),
+            f"counts must add up to at most the {len(self)} images of {self.name}, got {counts}",
+        )
         parts = np.split(_permutation(len(self), seed), np.cumsum(counts))
         return tuple(self.take(torch.from_numpy(part)) for part in parts[: len(counts)])
 
@@ -131,10 +176,12 @@ def as_input(pixels: Tensor) -> Tensor:
 
 
 def load(name: str, split: str = "train", *, size: int | None = None) -> Images:
-    """A data set by name: "mnist", "fashion_mnist", "digits", one fetched through torchvision ("cifar10", …) or "folder:PATH".
+    """A data set by name: "mnist", "fashion_mnist", "digits", one fetched through torchvision
+    ("cifar10", …) or "folder:PATH".
 
-    split: "train" or "test". size: side in pixels to which photos are resized and cropped (default 96 where they differ in size).
-    Raises ValueError for an unknown name or split, and DataError when files are missing or damaged, with what to do about it.
+    split: "train" or "test". size: side in pixels to which photos are resized and cropped (default
+    96 where they differ in size). Raises ValueError for an unknown name or split, and DataError
+    when files are missing or damaged, with what to do about it.
     """
     expect(size is None or size >= 1, f"size must be >= 1, got {size}")
     expect(split in ("train", "test"), f'split must be "train" or "test", got {split!r}')
@@ -151,17 +198,24 @@ def load(name: str, split: str = "train", *, size: int | None = None) -> Images:
 
 
 def photo(name: str) -> Tensor:
-    """A photo by name, one of `PHOTOS`: uint8 (3, H, W), grey ones with three equal channels. Raises ValueError for another name."""
+    """A photo by name, one of `PHOTOS`: uint8 (3, H, W), grey ones with three equal channels.
+    Raises ValueError for another name.
+    """
     import skimage.data
     from skimage.io import imread
 
     expect(name in PHOTOS, f"there is no photo {name!r}; there are {', '.join(PHOTOS)}")
     pixels = torch.from_numpy(imread(Path(skimage.data.__file__).parent / PHOTOS[name][0]))
-    return pixels.expand(3, *pixels.shape).clone() if pixels.ndim == 2 else pixels[..., :3].permute(2, 0, 1).contiguous()
+    return (
+        pixels.expand(3, *pixels.shape).clone()
+        if pixels.ndim == 2
+        else pixels[..., :3].permute(2, 0, 1).contiguous()
+    )
 
 
 def data_dir() -> Path:
-    """The course's data folder: of TLCOURSE_HOME, else beside the package, else in a parent of the working directory.
+    """The course's data folder: of TLCOURSE_HOME, else beside the package, else in a parent of the
+    working directory.
 
     Raises DataError where none of them holds one.
     """
@@ -170,19 +224,29 @@ def data_dir() -> Path:
     for place in places:
         if (place / "data" / "SHA256SUMS").is_file():
             return place / "data"
-    looked = f"TLCOURSE_HOME is {home}, which has no data/SHA256SUMS" if home else "it is neither beside the package nor above this folder"
-    raise DataError(f"The course's data folder was not found: {looked}. Clone the course's repository and run from inside it.")
+    looked = (
+        f"TLCOURSE_HOME is {home}, which has no data/SHA256SUMS"
+        if home
+        else "it is neither beside the package nor above this folder"
+    )
+    raise DataError(
+        f"The course's data folder was not found: {looked}. Clone the course's repository and run from inside it."
+    )
 
 
 def is_there(name: str) -> bool:
-    """Whether a data set can be loaded without a network: it came with the course, or has been fetched."""
+    """Whether a data set can be loaded without a network: it came with the course, or has been
+    fetched.
+    """
     return name not in FETCHABLE or (data_dir() / name).exists()
 
 
 def fetch(name: str) -> Path:
-    """Download a set through torchvision into the data folder. Whatever goes wrong, nothing that was there is touched.
+    """Download a set through torchvision into the data folder. Whatever goes wrong, nothing that
+    was there is touched.
 
-    Raises ValueError for a name that cannot be fetched, and DataError without network or room on the disk.
+    Raises ValueError for a name that cannot be fetched, and DataError without network or room on
+    the disk.
     """
     expect(name in FETCHABLE, f"{name!r} cannot be fetched; these can: {', '.join(FETCHABLE)}")
     home, megabytes = data_dir(), FETCHABLE[name][1]
@@ -211,13 +275,17 @@ Augmentation = Callable[[Tensor, Generator], Tensor]
 
 
 def random_shift(pixels: int = 2) -> Augmentation:
-    """Move each image by up to `pixels` along both axes, the border filled with zeros (black). For (N, C, H, W) of any dtype."""
+    """Move each image by up to `pixels` along both axes, the border filled with zeros (black). For
+    (N, C, H, W) of any dtype.
+    """
     expect(pixels >= 1, f"pixels must be >= 1, got {pixels}")
     return lambda x, generator: _crop(x, pixels, "constant", generator)
 
 
 def random_crop(padding: int = 4) -> Augmentation:
-    """Move each image by up to `padding` along both axes, the border filled by reflection, as is usual for CIFAR."""
+    """Move each image by up to `padding` along both axes, the border filled by reflection, as is
+    usual for CIFAR.
+    """
     expect(padding >= 1, f"padding must be >= 1, got {padding}")
     return lambda x, generator: _crop(x, padding, "reflect", generator)
 
@@ -235,15 +303,24 @@ def random_flip() -> Augmentation:
 def _crop(x: Tensor, margin: int, mode: str, generator: Generator) -> Tensor:
     """Pad by margin, then cut one window of the old size per image, all with one gather."""
     N, C, H, W = x.shape
-    floats = x.float() if mode == "reflect" and not x.is_floating_point() else x  # reflection is written for floats only
+    floats = (
+        x.float() if mode == "reflect" and not x.is_floating_point() else x
+    )  # reflection is written for floats only
     wide = F.pad(floats, [margin] * 4, mode=mode).to(x.dtype)
     corner = torch.randint(0, 2 * margin + 1, (2, N, 1, 1, 1), device=x.device, generator=generator)
     n, c, h, w = (torch.arange(k, device=x.device) for k in (N, C, H, W))
-    return wide[n.view(N, 1, 1, 1), c.view(1, C, 1, 1), corner[0] + h.view(1, 1, H, 1), corner[1] + w.view(1, 1, 1, W)]
+    return wide[
+        n.view(N, 1, 1, 1),
+        c.view(1, C, 1, 1),
+        corner[0] + h.view(1, 1, H, 1),
+        corner[1] + w.view(1, 1, 1, W),
+    ]
 
 
 def _permutation(n: int, seed: int) -> np.ndarray:
-    return np.random.RandomState(seed).permutation(n)  # the one stream that NumPy promises never to change
+    return np.random.RandomState(seed).permutation(
+        n
+    )  # the one stream that NumPy promises never to change
 
 
 def _idx(name: str, split: str) -> Images:
@@ -264,14 +341,19 @@ def _unpack(name: str, file: str) -> np.ndarray:
         content = gzip.decompress(path.read_bytes())
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or was copied in part ({error}). {repair}") from error
-    digests = {file: digest for digest, file in map(str.split, (home / "SHA256SUMS").read_text().splitlines())}
+    digests = {
+        file: digest
+        for digest, file in map(str.split, (home / "SHA256SUMS").read_text().splitlines())
+    }
     if hashlib.sha256(content).hexdigest() != digests.get(f"{name}/{file}"):
         raise DataError(f"{path} is damaged: its digest is not the one in SHA256SUMS. {repair}")
     return np.frombuffer(bytearray(content), dtype=np.uint8)
 
 
 def _digits(split: str) -> Images:
-    """scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 20×20 in a frame of 28×28 as MNIST's are. The last 500 are the test set."""
+    """scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 20×20 in a frame of 28×28 as MNIST's
+    are. The last 500 are the test set.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -298,8 +380,16 @@ def _torchvision(name: str, split: str, root: Path, size: int | None) -> Images:
         )
     try:
         return _stack(_dataset(name, split, root, download=False), name, size)
-    except (OSError, RuntimeError, EOFError, ValueError, AssertionError) as error:  # all that torchvision is known to trip over
-        raise DataError(f"{root} is damaged or incomplete ({error}). Delete it and run `tlcourse data fetch {name}`.") from error
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        AssertionError,
+    ) as error:  # all that torchvision is known to trip over
+        raise DataError(
+            f"{root} is damaged or incomplete ({error}). Delete it and run `tlcourse data fetch {name}`."
+        ) from error
 
 
 def _folder(name: str, split: str, size: int | None) -> Images:
@@ -307,14 +397,24 @@ def _folder(name: str, split: str, size: int | None) -> Images:
 
     root = Path(name.removeprefix("folder:")).expanduser() / split
     if not root.is_dir():
-        raise DataError(f"{root} does not exist; {name} needs one folder of images per class in {root}/CLASS/.")
+        raise DataError(
+            f"{root} does not exist; {name} needs one folder of images per class in {root}/CLASS/."
+        )
     parts = [part for part in (root.with_name("train"), root.with_name("test")) if part.is_dir()]
-    folders = {part.name: sorted(folder.name for folder in part.iterdir() if folder.is_dir()) for part in parts}
+    folders = {
+        part.name: sorted(folder.name for folder in part.iterdir() if folder.is_dir())
+        for part in parts
+    }
     if len({tuple(classes) for classes in folders.values()}) > 1:
-        raise DataError(f"{root.parent} must have the same class folders in train/ and test/, got {folders}")
+        raise DataError(
+            f"{root.parent} must have the same class folders in train/ and test/, got {folders}"
+        )
     try:
         return _stack(ImageFolder(str(root)), name, size)
-    except (OSError, SyntaxError) as error:  # a class without images, a file that is no image or a broken one
+    except (
+        OSError,
+        SyntaxError,
+    ) as error:  # a class without images, a file that is no image or a broken one
         raise DataError(f"{root} could not be read: {error}") from error
 
 
@@ -329,4 +429,6 @@ def _stack(dataset: Any, name: str, size: int | None) -> Images:
         pictures = tuple(center_crop(resize(picture, [size]), [size, size]) for picture in pictures)
     numbers = torch.tensor(labels)
     classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(numbers.max()) + 1)]
-    return Images(torch.stack([pil_to_tensor(picture) for picture in pictures]), numbers, tuple(classes), name)
+    return Images(
+        torch.stack([pil_to_tensor(picture) for picture in pictures]), numbers, tuple(classes), name
+    )

@@ -16,10 +16,11 @@ UNMEASURED = ("tlcourse.claims", "tlcourse.records")  # they read rows, they do 
 
 
 def code_digest(module: str) -> str:
-    """SHA-256 of the syntax of a module and of what it uses of tlcourse, without docstrings, annotations and claims.
+    """SHA-256 of the syntax of a module and of what it uses of tlcourse, without docstrings,
+    annotations and claims.
 
-    Of another module counts what defines the names that are used, what those definitions use, and so on; a module that is imported as a
-    whole counts as a whole.
+    Of another module counts what defines the names that are used, what those definitions use, and
+    so on; a module that is imported as a whole counts as a whole.
     """
     chosen: dict[str, set[int]] = {}
     todo = [(module, EVERYTHING)]
@@ -33,8 +34,13 @@ def code_digest(module: str) -> str:
                 if needed and place not in places:
                     places.add(place)
                     todo += statement.uses
-    bare = {name: "\n".join(_syntax(name)[place].text for place in sorted(places)) for name, places in chosen.items()}
-    return hashlib.sha256("\n".join(f"# {name}\n{bare[name]}" for name in sorted(bare)).encode()).hexdigest()
+    bare = {
+        name: "\n".join(_syntax(name)[place].text for place in sorted(places))
+        for name, places in chosen.items()
+    }
+    return hashlib.sha256(
+        "\n".join(f"# {name}\n{bare[name]}" for name in sorted(bare)).encode()
+    ).hexdigest()
 
 
 def forget_files() -> None:
@@ -71,7 +77,11 @@ class _Bare(ast.NodeTransformer):
 
     def _undocumented(self, node: Any) -> ast.AST:
         first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             node.body = node.body[1:] or [ast.Pass()]
         self.generic_visit(node)
         return node
@@ -79,7 +89,9 @@ class _Bare(ast.NodeTransformer):
 
 @dataclass(frozen=True)
 class _Statement:
-    """A statement of a module: its bare syntax, the names that it defines (none: it does something), and what it uses of tlcourse."""
+    """A statement of a module: its bare syntax, the names that it defines (none: it does
+    something), and what it uses of tlcourse.
+    """
 
     text: str
     defines: frozenset[str]
@@ -88,19 +100,31 @@ class _Statement:
 
 @cache
 def _syntax(module: str) -> list[_Statement]:
-    """The statements of a module, without those about claims; an import of several names is one for each."""
+    """The statements of a module, without those about claims; an import of several names is one for
+    each.
+    """
     spec = importlib.util.find_spec(module)
     expect(spec is not None and spec.origin is not None, f"module {module} has no source file")
     tree = ast.parse(Path(spec.origin).read_text())  # type: ignore[union-attr, arg-type]
-    tree.body = [part for node in tree.body if not _is_about_claims(node, tree) for part in _one_name_each(node)]
+    tree.body = [
+        part
+        for node in tree.body
+        if not _is_about_claims(node, tree)
+        for part in _one_name_each(node)
+    ]
     body = _Bare().visit(tree).body
     top = frozenset[str]().union(*(_defined(node) for node in body))
-    return [_Statement(_plain(node), _defined(node), tuple(_used(node, module, top))) for node in body]
+    return [
+        _Statement(_plain(node), _defined(node), tuple(_used(node, module, top))) for node in body
+    ]
 
 
 def _one_name_each(node: ast.stmt) -> list[ast.stmt]:
     if isinstance(node, ast.ImportFrom):
-        return [ast.ImportFrom(module=node.module, names=[alias], level=node.level) for alias in node.names]
+        return [
+            ast.ImportFrom(module=node.module, names=[alias], level=node.level)
+            for alias in node.names
+        ]
     return [node]
 
 
@@ -109,8 +133,16 @@ def _defined(node: ast.stmt) -> frozenset[str]:
         return frozenset({node.name})
     if isinstance(node, ast.Import | ast.ImportFrom):
         return frozenset(alias.asname or alias.name.split(".")[0] for alias in node.names)
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return frozenset(part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
+    return frozenset(
+        part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)
+    )
 
 
 def _used(node: ast.stmt, module: str, top: frozenset[str]) -> Iterator[tuple[str, str]]:
@@ -129,23 +161,39 @@ def _used(node: ast.stmt, module: str, top: frozenset[str]) -> Iterator[tuple[st
 
 
 def _plain(node: Any) -> str:
-    """The tree as text that is the same in every version of Python, which `ast.dump` and `ast.unparse` do not promise."""
+    """The tree as text that is the same in every version of Python, which `ast.dump` and
+    `ast.unparse` do not promise.
+    """
     if isinstance(node, ast.AST):
-        fields = [f"{name}={_plain(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        fields = [
+            f"{name}={_plain(value)}"
+            for name, value in ast.iter_fields(node)
+            if value not in (None, [])
+        ]
         return f"{type(node).__name__}({', '.join(fields)})"
     return f"[{', '.join(map(_plain, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _is_about_claims(node: ast.stmt, tree: ast.Module) -> bool:
-    """An import from `tlcourse.claims`, or a module's assignment of something that it calls from there."""
-    sources = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "tlcourse.claims"]
+    """An import from `tlcourse.claims`, or a module's assignment of something that it calls from
+    there.
+    """
+    sources = [
+        n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "tlcourse.claims"
+    ]
     names = {alias.asname or alias.name for source in sources for alias in source.names}
-    called = node.value.func if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) else None
+    called = (
+        node.value.func
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        else None
+    )
     return node in sources or (isinstance(called, ast.Name) and called.id in names)
 
 
 def _is_module(name: str) -> bool:
-    """Whether it is a module of tlcourse. Packages only gather; their modules are named on their own."""
+    """Whether it is a module of tlcourse. Packages only gather; their modules are named on their
+    own.
+    """
     if not name.startswith("tlcourse."):
         return False
     try:

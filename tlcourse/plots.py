@@ -1,4 +1,5 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, a second cue for print, names at the lines, alt text.
+"""One look for every figure: colours that colour-blind readers can tell apart, a second cue for
+print, names at the lines, alt text.
 
 Figures are drawn with matplotlib as usual; `show(figure, alt)` puts them on the page.
 """
@@ -21,8 +22,18 @@ from PIL import Image
 from tlcourse.methods._checks import expect
 
 # Okabe and Ito 2008, ordered so that neighbours also differ in lightness
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222"
-LOOKS: dict[str, dict[str, Any]] = {  # who is who in every chapter: colour, and line, marker and hatch for greyscale
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#56b4e9",
+    "#222222",
+)
+LOOKS: dict[
+    str, dict[str, Any]
+] = {  # who is who in every chapter: colour, and line, marker and hatch for greyscale
     "teacher": {"color": BLACK, "linestyle": ":", "marker": "s", "hatch": ""},
     "alone": {"color": ORANGE, "linestyle": "--", "marker": "o", "hatch": "///"},
     "distilled": {"color": BLUE, "linestyle": "-", "marker": "D", "hatch": "..."},
@@ -50,15 +61,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.5, 3.6), **options: Any) -> tuple[Figure, Any]:
-    """A figure in the course's style and its axes, as from `plt.subplots`. size: width and height in inches."""
+def figure(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.5, 3.6), **options: Any
+) -> tuple[Figure, Any]:
+    """A figure in the course's style and its axes, as from `plt.subplots`. size: width and height
+    in inches.
+    """
     with mpl.rc_context(_STYLE):
         made = plt.subplots(rows, columns, figsize=size, **options)
     return made
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Put a figure on the page with its alt text: what it shows, in words, for those who cannot see it. Raises ValueError without one.
+    """Put a figure on the page with its alt text: what it shows, in words, for those who cannot see
+    it. Raises ValueError without one.
 
     It is stored in the 256 colours that suit it best, which makes photos a third as large.
     """
@@ -67,20 +83,37 @@ def show(fig: Figure, alt: str) -> None:
     with mpl.rc_context(_STYLE):
         fig.savefig(drawn, format="png", dpi=110)
     plt.close(fig)
-    few_colours = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    few_colours = (
+        Image.open(drawn)
+        .convert("RGB")
+        .quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    )
     few_colours.save(png, format="png", optimize=True)
-    display({"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"}, raw=True, metadata={"image/png": {"alt": alt}})
+    display(
+        {"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"},
+        raw=True,
+        metadata={"image/png": {"alt": alt}},
+    )
 
 
 def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
-    """Write each line's label at its right end, in its colour, moved apart where ends lie close; no legend needed."""
+    """Write each line's label at its right end, in its colour, moved apart where ends lie close; no
+    legend needed.
+    """
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform(np.asarray(line.get_xydata())[-1]) for line in lines]
     heights = _apart([end[1] for end in ends], gap)
     for line, end, height in zip(lines, ends, heights):
         place = (min(end[0], 1.0) + 0.015, height)
-        axes.text(*place, str(line.get_label()), color=line.get_color(), transform=axes.transAxes, va="center", clip_on=False)
+        axes.text(
+            *place,
+            str(line.get_label()),
+            color=line.get_color(),
+            transform=axes.transAxes,
+            va="center",
+            clip_on=False,
+        )
 
 
 def picture(axes: Axes, pixels: Any, title: str = "") -> None:
@@ -90,48 +123,93 @@ def picture(axes: Axes, pixels: Any, title: str = "") -> None:
     axes.set_title(title, loc="center")
 
 
-def box(axes: Axes, corner: tuple[float, float], size: tuple[float, float], title: str, text: str, colour: str) -> None:
-    """Draw a rounded box with a bold title and text below, for maps and diagrams. corner (lower left) and size in data units."""
+def box(
+    axes: Axes,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    title: str,
+    text: str,
+    colour: str,
+) -> None:
+    """Draw a rounded box with a bold title and text below, for maps and diagrams. corner (lower
+    left) and size in data units.
+    """
     (x, y), (width, height) = corner, size
-    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.05", "facecolor": colour + "1c", "edgecolor": colour, "linewidth": 2}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.05",
+        "facecolor": colour + "1c",
+        "edgecolor": colour,
+        "linewidth": 2,
+    }
     axes.add_patch(FancyBboxPatch(corner, width, height, **style))
     axes.text(x + 0.06, y + 0.88 * height, title, weight="bold", va="top")
     axes.text(x + 0.06, y + 0.64 * height, text, va="top", linespacing=1.5)
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:
-    """Bars side by side, one colour and hatch per name in `groups`; names that the course knows keep their look."""
+    """Bars side by side, one colour and hatch per name in `groups`; names that the course knows
+    keep their look.
+    """
     width = 0.8 / len(groups)
     for i, (name, heights) in enumerate(groups.items()):
         look = LOOKS.get(name, {"color": f"C{i}", "hatch": ""})
         places = np.arange(len(ticks)) + (i - (len(groups) - 1) / 2) * width
-        axes.bar(places, heights, width * 0.92, color=look["color"], hatch=look["hatch"], edgecolor="white", linewidth=0, label=name)
+        axes.bar(
+            places,
+            heights,
+            width * 0.92,
+            color=look["color"],
+            hatch=look["hatch"],
+            edgecolor="white",
+            linewidth=0,
+            label=name,
+        )
     axes.set_xticks(range(len(ticks)), ticks)
     axes.grid(axis="x", visible=False)
 
 
 def intervals(axes: Axes, table: Any, *, unit: str) -> None:
-    """One line per row of `table` (columns mean, low, high; its index names the rows), first on top: a dot, its interval, its number."""
+    """One line per row of `table` (columns mean, low, high; its index names the rows), first on
+    top: a dot, its interval, its number.
+    """
     for y, (name, row) in enumerate(table.iterrows()):
         look = LOOKS.get(str(name), LOOKS["distilled"])
-        axes.plot([row["low"], row["high"]], [y, y], color=look["color"], linewidth=3, solid_capstyle="butt", alpha=0.45)
+        axes.plot(
+            [row["low"], row["high"]],
+            [y, y],
+            color=look["color"],
+            linewidth=3,
+            solid_capstyle="butt",
+            alpha=0.45,
+        )
         axes.plot(row["mean"], y, look["marker"], color=look["color"], markersize=8)
-        axes.annotate(f"{row['mean']:.0f}", (row["high"], y), (8, 0), textcoords="offset points", va="center", color="#444444")
+        axes.annotate(
+            f"{row['mean']:.0f}",
+            (row["high"], y),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color="#444444",
+        )
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)
 
 
 def measured(name: str, value: float, low: float, high: float) -> None:
-    """Print a measured number beside the range in which the record makes us expect it, and say so when it lies outside.
+    """Print a measured number beside the range in which the record makes us expect it, and say so
+    when it lies outside.
 
-    Raises ValueError if the range is not one, and, only where TLCOURSE_STRICT=1 (the tests set it), AssertionError for a value outside.
+    Raises ValueError if the range is not one, and, only where TLCOURSE_STRICT=1 (the tests set it),
+    AssertionError for a value outside.
     """
     expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
     inside = low <= value <= high
     digits = ",.0f" if isinstance(value, int) else ",.4g"
     range_ = f"(expected {low:{digits}} to {high:{digits}})"
-    print(f"{name}: {value:{digits}} {range_}{'' if inside else ': outside of what the record makes us expect'}")
+    print(
+        f"{name}: {value:{digits}} {range_}{'' if inside else ': outside of what the record makes us expect'}"
+    )
     if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
         raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
 

@@ -1,8 +1,9 @@
 """Recorded results and their provenance.
 
-A record is a table of rows and a file that says where they come from: `data/results/NAME.SCALE.csv` and `NAME.SCALE.json`. It is measured
-seed by seed in worker processes of one thread each, so the rows are the same whatever the number of workers; a seed that is finished is
-kept as a part, and an interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
+A record is a table of rows and a file that says where they come from: `data/results/NAME.SCALE.csv`
+and `NAME.SCALE.json`. It is measured seed by seed in worker processes of one thread each, so the
+rows are the same whatever the number of workers; a seed that is finished is kept as a part, and an
+interrupted measurement goes on where it stopped. Only a complete one replaces what was there.
 """
 
 import csv
@@ -38,7 +39,9 @@ from tlcourse.methods._checks import expect
 
 
 class Measurable(Protocol):
-    """What `measure` needs of an experiment: a name, scales by name, and functions from (scale, seed, device) to rows."""
+    """What `measure` needs of an experiment: a name, scales by name, and functions from (scale,
+    seed, device) to rows.
+    """
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -67,12 +70,21 @@ class Record:
         return len(self.provenance["seeds"])
 
     def summary(self, metric: str, **where: object) -> pd.DataFrame:
-        """Mean and 95% interval over seeds of a metric, one line per arm: columns mean, low, high, seeds."""
-        values = one_each(self.rows[self.rows["seed"] < TUNING], metric, where).groupby("arm", sort=False)["value"]
-        return pd.DataFrame({arm: interval(v.to_numpy(), 0.95) for arm, v in values}, index=["mean", "low", "high", "seeds"]).T
+        """Mean and 95% interval over seeds of a metric, one line per arm: columns mean, low, high,
+        seeds.
+        """
+        values = one_each(self.rows[self.rows["seed"] < TUNING], metric, where).groupby(
+            "arm", sort=False
+        )["value"]
+        return pd.DataFrame(
+            {arm: interval(v.to_numpy(), 0.95) for arm, v in values},
+            index=["mean", "low", "high", "seeds"],
+        ).T
 
     def expect(self, arm: str, metric: str, **where: object) -> tuple[float, float]:
-        """Where one more seed should fall in 99 cases of 100: the prediction interval of a normal distribution."""
+        """Where one more seed should fall in 99 cases of 100: the prediction interval of a normal
+        distribution.
+        """
         rows = one_each(self.rows[self.rows["seed"] < TUNING], metric, where)
         values = rows.loc[rows["arm"] == arm, "value"]
         half = stats.t.ppf(0.995, len(values) - 1) * values.std() * (1 + 1 / len(values)) ** 0.5
@@ -80,7 +92,9 @@ class Record:
 
 
 def read(name: str, scale: str) -> Record:
-    """The record of an experiment at a scale. Raises RecordError when it is missing or its two files do not belong together."""
+    """The record of an experiment at a scale. Raises RecordError when it is missing or its two
+    files do not belong together.
+    """
     table, provenance = _paths(name, scale)
     again = f"Measure it with `tlcourse run {name} --scale {scale}`."
     if not (table.is_file() and provenance.is_file()):
@@ -97,20 +111,33 @@ def read(name: str, scale: str) -> Record:
 
 
 def is_stale(record: Record, experiment: Measurable) -> bool:
-    """Whether the code that a record was measured with has changed since, docstrings and annotations aside."""
+    """Whether the code that a record was measured with has changed since, docstrings and
+    annotations aside.
+    """
     return record.provenance["digest"] != code_digest(experiment.run.__module__)
 
 
 def measure(
-    experiment: Measurable, scale: str, *, seeds: int | None = None, workers: int | None = None, device: str = "cpu", progress: bool = True
+    experiment: Measurable,
+    scale: str,
+    *,
+    seeds: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> Record:
-    """Measure an experiment at a scale and write its record; seeds that are recorded already, by the same code, are not measured again.
+    """Measure an experiment at a scale and write its record; seeds that are recorded already, by
+    the same code, are not measured again.
 
-    seeds: how many (those of the scale, if None). workers: processes (one per core on a CPU, else one; at most the scale's own `workers`,
-    which is 1 where times are measured). Raises ValueError for settings out of range, and RecordError when the same measurement is running
-    in another process.
+    seeds: how many (those of the scale, if None). workers: processes (one per core on a CPU, else
+    one; at most the scale's own `workers`, which is 1 where times are measured). Raises ValueError
+    for settings out of range, and RecordError when the same measurement is running in another
+    process.
     """
-    expect(scale in experiment.scales, f"{experiment.name} has no scale {scale!r}; it has {', '.join(experiment.scales)}")
+    expect(
+        scale in experiment.scales,
+        f"{experiment.name} has no scale {scale!r}; it has {', '.join(experiment.scales)}",
+    )
     plan = experiment.scales[scale]
     seeds = plan.seeds if seeds is None else seeds
     workers = _cores() if workers is None else workers
@@ -120,37 +147,58 @@ def measure(
     with _locked(experiment.name, scale):
         parts = _Parts(experiment, scale, device)
         tuning = [TUNING + i for i in range(plan.tuning_seeds)] if experiment.tune else []
-        with tqdm(total=len(tuning) + seeds, desc=f"{experiment.name} ({scale})", unit="seed", disable=not progress) as bar:
+        with tqdm(
+            total=len(tuning) + seeds,
+            desc=f"{experiment.name} ({scale})",
+            unit="seed",
+            disable=not progress,
+        ) as bar:
             parts.fill(experiment.tune, plan, tuning, workers, bar)
             settled = plan.settle(pd.DataFrame(parts.rows(tuning)))
-            seeds = max(seeds, parts.recorded)  # what is recorded stays, even if fewer are asked for
+            seeds = max(
+                seeds, parts.recorded
+            )  # what is recorded stays, even if fewer are asked for
             parts.fill(experiment.run, settled, range(seeds), workers, bar)
         return parts.assemble(tuning, range(seeds))
 
 
 def verify(experiment: Measurable, scale: str) -> bool:
-    """Measure seed 0 again; if its rows agree with the record, stamp the record with the present code and return True, else False.
+    """Measure seed 0 again; if its rows agree with the record, stamp the record with the present
+    code and return True, else False.
 
-    Rows agree when they differ by at most one part in a million. Timings (metrics that begin with "seconds") are not compared.
+    Rows agree when they differ by at most one part in a million. Timings (metrics that begin with
+    "seconds") are not compared.
     """
     record = read(experiment.name, scale)
     device, digest = record.provenance["device"], code_digest(experiment.run.__module__)
     with _locked(experiment.name, scale):
         recorded = _from_csv(_paths(experiment.name, scale)[0].read_text())
-        plan = experiment.scales[scale].settle(pd.DataFrame([row for row in recorded if row["seed"] >= TUNING]))
+        plan = experiment.scales[scale].settle(
+            pd.DataFrame([row for row in recorded if row["seed"] >= TUNING])
+        )
         with _pool(1) as pool:
             rows, _ = pool.submit(_measure_seed, experiment.run, plan, 0, device).result()
-        old, new = (_comparable(frame) for frame in (record.rows[record.rows["seed"] == 0], pd.DataFrame(rows)))
-        if not old.index.equals(new.index) or not np.allclose(old, new, rtol=1e-6, atol=1e-12, equal_nan=True):
+        old, new = (
+            _comparable(frame)
+            for frame in (record.rows[record.rows["seed"] == 0], pd.DataFrame(rows))
+        )
+        if not old.index.equals(new.index) or not np.allclose(
+            old, new, rtol=1e-6, atol=1e-12, equal_nan=True
+        ):
             return False
         _expect_unchanged(experiment, digest)
         stamp = {"digest": digest, "verified": _today()}
-        _write(_paths(experiment.name, scale)[1], json.dumps(record.provenance | stamp, indent=1) + "\n")
+        _write(
+            _paths(experiment.name, scale)[1],
+            json.dumps(record.provenance | stamp, indent=1) + "\n",
+        )
         return True
 
 
 class _Parts:
-    """Finished seeds of one measurement, one file each, in a hidden folder that is named after the code that made them."""
+    """Finished seeds of one measurement, one file each, in a hidden folder that is named after the
+    code that made them.
+    """
 
     def __init__(self, experiment: Measurable, scale: str, device: str) -> None:
         self.experiment, self.scale, self.device = experiment, scale, device
@@ -169,7 +217,9 @@ class _Parts:
         if old.provenance["digest"] != self.digest or old.provenance["device"] != self.device:
             return
         self.recorded = old.seeds
-        for seed, seconds in zip(old.provenance["seeds"] + old.provenance["tuning_seeds"], old.provenance["seconds"]):
+        for seed, seconds in zip(
+            old.provenance["seeds"] + old.provenance["tuning_seeds"], old.provenance["seconds"]
+        ):
             if not self._path(seed).exists():
                 self._save(seed, [row for row in rows if row["seed"] == seed], seconds)
 
@@ -181,7 +231,10 @@ class _Parts:
             return
         failed = []
         with _pool(min(workers, len(missing))) as pool:
-            running = {pool.submit(_measure_seed, function, plan, seed, self.device): seed for seed in missing}
+            running = {
+                pool.submit(_measure_seed, function, plan, seed, self.device): seed
+                for seed in missing
+            }
             for done in as_completed(running):
                 if done.cancelled():
                     continue
@@ -222,7 +275,10 @@ class _Parts:
             "device": self.device,
             "processor": _processor(self.device),
             "threads": 1,
-            "versions": {name: version(name) for name in ("tlcourse", "torch", "torchvision", "numpy", "scipy")}
+            "versions": {
+                name: version(name)
+                for name in ("tlcourse", "torch", "torchvision", "numpy", "scipy")
+            }
             | {"python": platform.python_version()},
             "measured": _today(),
         }
@@ -246,10 +302,14 @@ def _expect_unchanged(experiment: Measurable, digest: str) -> None:
     """Raise RecordError if the code on disk is no longer that of the digest."""
     forget_files()
     if code_digest(experiment.run.__module__) != digest:
-        raise RecordError(f"the code changed while {experiment.name} was measured; run the same command again")
+        raise RecordError(
+            f"the code changed while {experiment.name} was measured; run the same command again"
+        )
 
 
-def _measure_seed(function: Any, plan: Any, seed: int, device: str) -> tuple[list[dict[str, Any]], float]:
+def _measure_seed(
+    function: Any, plan: Any, seed: int, device: str
+) -> tuple[list[dict[str, Any]], float]:
     """Runs in a worker process."""
     start = time.perf_counter()
     rows = [{"seed": seed, **row.as_dict()} for row in function(plan, seed, torch.device(device))]
@@ -273,7 +333,9 @@ def _exit_with(parent: Any) -> None:
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes of one thread each. When the measurement is stopped, they stop at once."""
     others = active_children()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker
+    ) as pool:
         try:
             yield pool
         except BaseException:
@@ -291,12 +353,20 @@ def _locked(name: str, scale: str) -> Iterator[None]:
         with filelock.FileLock(_results() / f".{name}.{scale}.lock", timeout=0):
             yield
     except filelock.Timeout as error:
-        raise RecordError(f"{name} ({scale}) is being measured by another process; wait for it, or stop it first.") from error
+        raise RecordError(
+            f"{name} ({scale}) is being measured by another process; wait for it, or stop it first."
+        ) from error
 
 
 def _comparable(rows: pd.DataFrame) -> pd.Series:
-    kept = rows[~rows["metric"].str.startswith("seconds")].drop(columns="seed").dropna(axis=1, how="all")
-    floats = kept.astype(dict.fromkeys(kept.select_dtypes("number"), float))  # a width of 300 reads as 300.0 beside rows without one
+    kept = (
+        rows[~rows["metric"].str.startswith("seconds")]
+        .drop(columns="seed")
+        .dropna(axis=1, how="all")
+    )
+    floats = kept.astype(
+        dict.fromkeys(kept.select_dtypes("number"), float)
+    )  # a width of 300 reads as 300.0 beside rows without one
     keys = sorted(str(column) for column in kept if column != "value")
     return floats.astype(dict.fromkeys(keys, str)).set_index(keys)["value"].sort_index()
 
@@ -310,7 +380,9 @@ def _paths(name: str, scale: str) -> tuple[Path, Path]:
 
 
 def _to_csv(rows: list[dict[str, Any]]) -> str:
-    columns = dict.fromkeys(["seed", "arm", "metric", "value", *(key for row in rows for key in row)])
+    columns = dict.fromkeys(
+        ["seed", "arm", "metric", "value", *(key for row in rows for key in row)]
+    )
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
@@ -319,7 +391,9 @@ def _to_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _from_csv(text: str) -> list[dict[str, Any]]:
-    """The rows as they were measured: whole numbers stay whole, floats keep every bit, and an empty field was no coordinate of its row."""
+    """The rows as they were measured: whole numbers stay whole, floats keep every bit, and an empty
+    field was no coordinate of its row.
+    """
     rows = csv.DictReader(io.StringIO(text))
     return [{key: _value(key, field) for key, field in row.items() if field != ""} for row in rows]
 
@@ -357,6 +431,8 @@ def _processor(device: str) -> str:
         return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,6 +1,8 @@
-"""Timings of the training loop, side by side in one process. Run by hand: `python tests/benchmarks/training.py`.
+"""Timings of the training loop, side by side in one process. Run by hand: `python
+tests/benchmarks/training.py`.
 
-Each pair runs in turns, several times, and the ratio of the medians is printed beside its goal. All on one thread.
+Each pair runs in turns, several times, and the ratio of the medians is printed beside its goal. All
+on one thread.
 """
 
 import statistics
@@ -21,7 +23,9 @@ from tlcourse.training import cross_entropy, fit, record, seed_everything
 STEPS, BATCH = 150, 128
 
 
-def side_by_side(title: str, ours: Callable[[], object], other: Callable[[], object], goal: str, rounds: int = 7) -> None:
+def side_by_side(
+    title: str, ours: Callable[[], object], other: Callable[[], object], goal: str, rounds: int = 7
+) -> None:
     """Print the median seconds of both, taken in turns, and their ratio."""
     taken: dict[Callable[[], object], list[float]] = {ours: [], other: []}
     for round_ in range(rounds + 1):
@@ -32,7 +36,10 @@ def side_by_side(title: str, ours: Callable[[], object], other: Callable[[], obj
                 taken[run].append(time.perf_counter() - start)
     a, b = (statistics.median(taken[run]) for run in (ours, other))
     ratios = sorted(x / y for x, y in zip(taken[ours], taken[other]))
-    print(f"{title}: {a:.3f} s against {b:.3f} s, ratio {a / b:.3f} (rounds {ratios[0]:.3f} to {ratios[-1]:.3f}; goal {goal})", flush=True)
+    print(
+        f"{title}: {a:.3f} s against {b:.3f} s, ratio {a / b:.3f} (rounds {ratios[0]:.3f} to {ratios[-1]:.3f}; goal {goal})",
+        flush=True,
+    )
 
 
 def student() -> torch.nn.Module:
@@ -52,7 +59,11 @@ def bare(train: Images) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.0)
     pace = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     generator = torch.Generator().manual_seed(0)
-    orders = [index for _ in range(3) for index in torch.randperm(len(train), generator=generator).split(BATCH)][:STEPS]
+    orders = [
+        index
+        for _ in range(3)
+        for index in torch.randperm(len(train), generator=generator).split(BATCH)
+    ][:STEPS]
     for index in orders:
         loss = F.cross_entropy(net(as_input(train.pixels[index])), train.labels[index])
         optimizer.zero_grad(set_to_none=True)
@@ -69,7 +80,9 @@ def batches_by_index(train: Images) -> None:
 
 def batches_by_loader(train: Images) -> None:
     """One epoch of batches from a DataLoader."""
-    for pixels, _ in DataLoader(TensorDataset(train.pixels, train.labels), batch_size=BATCH, shuffle=True):
+    for pixels, _ in DataLoader(
+        TensorDataset(train.pixels, train.labels), batch_size=BATCH, shuffle=True
+    ):
         as_input(pixels)
 
 
@@ -94,15 +107,24 @@ def two_workers_against_one() -> None:
             start = time.perf_counter()
             records.measure(experiment, "bench", workers=workers, progress=False)
             seconds[workers] = time.perf_counter() - start
-    print(f"one worker against two: {seconds[1]:.1f} s against {seconds[2]:.1f} s, {seconds[1] / seconds[2]:.2f}× (goal ≥ 1.7×)")
+    print(
+        f"one worker against two: {seconds[1]:.1f} s against {seconds[2]:.1f} s, {seconds[1] / seconds[2]:.2f}× (goal ≥ 1.7×)"
+    )
 
 
 def main() -> None:
     """Print all four comparisons."""
     torch.set_num_threads(1)
     train, _ = load("mnist").split(10_000, 10_000, seed=0)
-    side_by_side("our step against the bare one", lambda: with_fit(train), lambda: bare(train), "≤ 1.02")
-    side_by_side("index slicing against DataLoader", lambda: batches_by_index(train), lambda: batches_by_loader(train), "well below 1")
+    side_by_side(
+        "our step against the bare one", lambda: with_fit(train), lambda: bare(train), "≤ 1.02"
+    )
+    side_by_side(
+        "index slicing against DataLoader",
+        lambda: batches_by_index(train),
+        lambda: batches_by_loader(train),
+        "well below 1",
+    )
 
     teacher = MLP(784, 1200, 1200, 10).eval()
     said = record(teacher, train)
@@ -118,7 +140,12 @@ def main() -> None:
     def distil(objective) -> Callable[[], object]:
         return lambda: fit(MLP(784, 800, 800, 10), train, objective, steps=50, progress=False)
 
-    side_by_side("recorded teacher against a live one (1200-1200 teaches 800-800)", distil(recorded), distil(live), "≤ 0.75")
+    side_by_side(
+        "recorded teacher against a live one (1200-1200 teaches 800-800)",
+        distil(recorded),
+        distil(live),
+        "≤ 0.75",
+    )
     two_workers_against_one()
 
 

@@ -1,4 +1,6 @@
-"""Attention transfer measured, at the scale of seconds: who starts where, sees what, and is asked what."""
+"""Attention transfer measured, at the scale of seconds: who starts where, sees what, and is asked
+what.
+"""
 
 from functools import cache
 from importlib import import_module
@@ -67,7 +69,11 @@ def table(rows, seed):
 
 @pytest.mark.slow
 def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
-    monkeypatch.setattr(module, "SETTINGS", {arm: dict(list(settings.items())[:1]) for arm, settings in SETTINGS.items()})
+    monkeypatch.setattr(
+        module,
+        "SETTINGS",
+        {arm: dict(list(settings.items())[:1]) for arm, settings in SETTINGS.items()},
+    )
     settled = TINY.settle(table(module.tune(TINY, TUNING, CPU), TUNING))
     rows = pd.concat([table(module.run(settled, seed, CPU), seed) for seed in (0, 1)])
     errors = rows[rows["metric"] == "errors"]
@@ -75,17 +81,23 @@ def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
     assert set(errors["pair"]) == {*PAIRS, "both"}
     assert {judge(claim, rows).seeds for claim in attention.claims} == {2}
     for kind, names in (("mapping", MAPPINGS), ("layers", LAYERS)):
-        one = rows[(rows["seed"] == 0) & (rows["metric"] == f"errors by {kind}")].set_index("arm")["value"]
+        one = rows[(rows["seed"] == 0) & (rows["metric"] == f"errors by {kind}")].set_index("arm")[
+            "value"
+        ]
         assert set(one.index) == {*names, "best on validation", "worst on validation"}
         assert {one["best on validation"], one["worst on validation"]} <= set(one[list(names)])
     first = errors[errors["seed"] == 0].pivot(index="arm", columns="pair", values="value")
-    assert first["both"].to_numpy() == pytest.approx(((first["wider"] + first["deeper"]) / 2).to_numpy())
+    assert first["both"].to_numpy() == pytest.approx(
+        ((first["wider"] + first["deeper"]) / 2).to_numpy()
+    )
     assert first.loc["alone", "wider"] == first.loc["alone", "deeper"]  # it has no teacher
 
 
 @pytest.mark.slow
 def test_tuning_gives_every_arm_as_many_settings_and_never_sees_a_test_picture(small, monkeypatch):
-    monkeypatch.setattr(module, "load", lambda name, split="train": few(name, split) if split == "train" else None)
+    monkeypatch.setattr(
+        module, "load", lambda name, split="train": few(name, split) if split == "train" else None
+    )
     rows = table(module.tune(TINY, TUNING, CPU), TUNING)
     assert rows.groupby("arm")["setting"].nunique().to_dict() == dict.fromkeys(["alone", *OWN], 4)
 
@@ -93,19 +105,28 @@ def test_tuning_gives_every_arm_as_many_settings_and_never_sees_a_test_picture(s
 @pytest.mark.slow
 def test_the_paper_s_set_up_runs_on_cifar10_where_it_is(cifar10):
     """A few pictures, in CIFAR's own files; the networks are the paper's, but for their depth."""
-    sizes = {"images": 6, "validation": 4, "student": (10, 1), "teachers": {"wider": (10, 2), "deeper": (16, 1)}}
+    sizes = {
+        "images": 6,
+        "validation": 4,
+        "student": (10, 1),
+        "teachers": {"wider": (10, 2), "deeper": (16, 1)},
+    }
     scale = Scale(**vars(FULL) | sizes | {"teacher_epochs": 1, "epochs": 1})
     rows = table(module.run(scale, 0, CPU), 0)
     found = rows[rows["metric"] == "errors"]
     assert set(found["arm"]) == set(attention.arms)
     assert found["value"].between(0, 100).all()
-    assert {judge(claim, pd.concat([rows, rows.assign(seed=1)])).seeds for claim in attention.claims} == {2}
+    assert {
+        judge(claim, pd.concat([rows, rows.assign(seed=1)])).seeds for claim in attention.claims
+    } == {2}
 
 
 def test_a_scale_whose_data_are_not_on_board_is_not_missing(home, cifar10):
     assert {entry.scale for entry in ledger("attention")} == {"lecture", "full"}
     cifar10.parent.rename(home / "elsewhere")
-    assert {(entry.scale, entry.status) for entry in ledger("attention")} == {("lecture", "missing")}
+    assert {(entry.scale, entry.status) for entry in ledger("attention")} == {
+        ("lecture", "missing")
+    }
 
 
 @pytest.mark.parametrize("arm", OWN)
@@ -190,7 +211,9 @@ def test_a_mapping_and_layers_can_be_chosen(train, said):
     net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     found = {
         name: objective("AT", said, {"beta": 30.0}, **change)(net, batch).item()
-        for name, change in (MAPPINGS | {name: {"layers": groups} for name, groups in LAYERS.items()}).items()
+        for name, change in (
+            MAPPINGS | {name: {"layers": groups} for name, groups in LAYERS.items()}
+        ).items()
     }
     assert found.pop("sum, p = 2") == pytest.approx(found["all groups"])
     assert len({round(value, 4) for value in found.values()}) == len(found)

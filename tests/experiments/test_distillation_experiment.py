@@ -1,4 +1,6 @@
-"""The distillation experiment at the scale of seconds: what it yields, what is shared, what is kept apart."""
+"""The distillation experiment at the scale of seconds: what it yields, what is shared, what is kept
+apart.
+"""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -29,9 +31,18 @@ from tlcourse.experiments.distillation import (
 )
 from tlcourse.training import Batch, cross_entropy
 
-module = import_module("tlcourse.experiments.distillation")  # its package names the experiment alike
+module = import_module(
+    "tlcourse.experiments.distillation"
+)  # its package names the experiment alike
 CPU = torch.device("cpu")
-SMALL = {"images": 200, "student_images": 150, "teacher": (32,), "teacher_epochs": 1, "student_epochs": 2, "widths": (8, 300)}
+SMALL = {
+    "images": 200,
+    "student_images": 150,
+    "teacher": (32,),
+    "teacher_epochs": 1,
+    "student_epochs": 2,
+    "widths": (8, 300),
+}
 TINY = Scale(**vars(LECTURE) | SMALL | {"seeds": 2, "tuning_seeds": 1})
 
 
@@ -42,7 +53,10 @@ def table(rows: list[Row], seed: int = 0) -> pd.DataFrame:
 def chosen_by_hand() -> Scale:
     """A different learning rate for every arm and width, as if tuning had chosen it."""
     pairs = [(arm, width) for width in TINY.widths for arm in STUDENTS]
-    rows = [Row(arm, "validation errors", 0, {"width": width, "setting": 1e-3 * (1 + i)}) for i, (arm, width) in enumerate(pairs)]
+    rows = [
+        Row(arm, "validation errors", 0, {"width": width, "setting": 1e-3 * (1 + i)})
+        for i, (arm, width) in enumerate(pairs)
+    ]
     return TINY.settle(table(rows, TUNING))
 
 
@@ -53,24 +67,33 @@ def measured() -> SimpleNamespace:
     settled = TINY.settle(table(tuning, TUNING))
     seeds = [list(run(settled, seed, CPU)) for seed in (0, 1)]
     return SimpleNamespace(
-        tuning=tuning, settled=settled, seeds=seeds, rows=pd.concat([table(rows, seed) for seed, rows in enumerate(seeds)])
+        tuning=tuning,
+        settled=settled,
+        seeds=seeds,
+        rows=pd.concat([table(rows, seed) for seed, rows in enumerate(seeds)]),
     )
 
 
 @pytest.fixture
 def fits(monkeypatch) -> list[SimpleNamespace]:
-    """What every call of `fit` is given: the weights at its start, the data, the settings, the batches it draws."""
+    """What every call of `fit` is given: the weights at its start, the data, the settings, the
+    batches it draws.
+    """
     return spied(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def by_hand() -> SimpleNamespace:
-    """One seed with rates chosen by hand: its fits, its teacher, and the images and logits that each student gets."""
+    """One seed with rates chosen by hand: its fits, its teacher, and the images and logits that
+    each student gets.
+    """
     teachers, lessons = [], []
     teacher, student = module.train_teacher, module._student
     with pytest.MonkeyPatch.context() as patch:
         fits = spied(patch)
-        patch.setattr(module, "train_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1])
+        patch.setattr(
+            module, "train_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1]
+        )
         patch.setattr(module, "_student", lambda *a: lessons.append((a[4], a[5])) or student(*a))
         list(run(chosen_by_hand(), 0, CPU))
     return SimpleNamespace(teacher=teachers[0], fits=fits, lessons=lessons)
@@ -116,7 +139,9 @@ def test_yields_every_arm_at_every_width(measured):
 @pytest.mark.slow
 def test_errors_at_the_end_are_those_of_the_last_epoch(measured):
     rows = measured.rows
-    students = rows[(rows["metric"] == "errors") & (rows["arm"] != "teacher")].set_index(["seed", "arm", "width"])["value"]
+    students = rows[(rows["metric"] == "errors") & (rows["arm"] != "teacher")].set_index(
+        ["seed", "arm", "width"]
+    )["value"]
     along = rows[rows["metric"] == "errors by epoch"]
     assert sorted(along["epoch"].unique()) == [1, 2]
     last = along[along["epoch"] == 2].set_index(["seed", "arm", "width"])["value"]
@@ -126,8 +151,12 @@ def test_errors_at_the_end_are_those_of_the_last_epoch(measured):
 @pytest.mark.slow
 def test_the_goal_of_every_arm_is_what_alone_reaches(measured):
     rows = measured.rows
-    curves = rows[rows["metric"] == "errors by epoch"].pivot(index=["seed", "width", "arm"], columns="epoch", values="value")
-    first = rows[rows["metric"] == "epochs to what alone reaches"].set_index(["seed", "width", "arm"])["value"]
+    curves = rows[rows["metric"] == "errors by epoch"].pivot(
+        index=["seed", "width", "arm"], columns="epoch", values="value"
+    )
+    first = rows[rows["metric"] == "epochs to what alone reaches"].set_index(
+        ["seed", "width", "arm"]
+    )["value"]
     assert len(first) == 2 * 2 * len(STUDENTS)
     for (seed, width, arm), epochs in first.items():
         reached = curves.loc[(seed, width, arm)] <= curves.loc[(seed, width, "alone"), 2]
@@ -145,7 +174,9 @@ def test_the_same_seed_yields_the_same_rows_and_another_seed_others(measured):
 @pytest.mark.slow
 def test_tuning_tries_every_rate_for_every_arm_and_width_alike(measured):
     tried = [(row.arm, row.at["width"], row.at["setting"]) for row in measured.tuning]
-    assert sorted(tried) == sorted((arm, width, rate) for arm in STUDENTS for width in TINY.widths for rate in RATES)
+    assert sorted(tried) == sorted(
+        (arm, width, rate) for arm in STUDENTS for width in TINY.widths for rate in RATES
+    )
     assert {row.metric for row in measured.tuning} == {"validation errors"}
     assert all(0 <= row.value <= 200 for row in measured.tuning)
 
@@ -171,7 +202,9 @@ def test_the_arms_of_a_seed_start_alike_and_see_the_same_batches(by_hand):
         assert arms[0].weights.numel() == (784 + 1) * width + (width + 1) * width + (width + 1) * 10
         for fit in arms[1:]:
             assert torch.equal(fit.weights, arms[0].weights)
-            assert [batch.tolist() for batch in fit.index] == [batch.tolist() for batch in arms[0].index]
+            assert [batch.tolist() for batch in fit.index] == [
+                batch.tolist() for batch in arms[0].index
+            ]
             assert all(torch.equal(a, b) for a, b in zip(fit.x, arms[0].x))
 
 
@@ -179,7 +212,9 @@ def test_the_arms_of_a_seed_start_alike_and_see_the_same_batches(by_hand):
 def test_each_student_learns_at_the_rate_that_was_chosen_for_it(by_hand):
     settled = chosen_by_hand()
     rates = [fit.settings["lr"] for fit in by_hand.fits[1:]]
-    assert rates == [settled.chosen(arm=arm, width=width) for width in TINY.widths for arm in STUDENTS]
+    assert rates == [
+        settled.chosen(arm=arm, width=width) for width in TINY.widths for arm in STUDENTS
+    ]
     assert len(set(rates)) == len(rates)
 
 
@@ -234,7 +269,11 @@ def test_tuning_never_opens_the_test_set(monkeypatch):
 def batch() -> tuple[nn.Module, Batch, torch.Tensor]:
     """Six images out of twenty, a linear network, and a teacher's logits on the twenty."""
     g = torch.Generator().manual_seed(3)
-    x, y, index = torch.randn(6, 5, generator=g), torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([7, 0, 19, 3, 3, 11])
+    x, y, index = (
+        torch.randn(6, 5, generator=g),
+        torch.tensor([0, 1, 2, 3, 0, 1]),
+        torch.tensor([7, 0, 19, 3, 3, 11]),
+    )
     net = nn.Linear(5, 4)
     with torch.no_grad():
         for p in net.parameters():
@@ -251,10 +290,16 @@ def test_alone_looks_at_labels_only(batch):
 @pytest.mark.parametrize("arm", TEMPERATURES)
 def test_soft_targets_are_looked_up_by_index(batch, arm):
     net, b, logits = batch
-    z, v, T = net(b.x).detach().double().numpy(), logits[b.index].double().numpy(), float(arm.removeprefix("T="))
+    z, v, T = (
+        net(b.x).detach().double().numpy(),
+        logits[b.index].double().numpy(),
+        float(arm.removeprefix("T=")),
+    )
     hard = -log_softmax(z, 1)[range(6), b.y.numpy()].mean()
     soft = -(softmax(v / T, 1) * log_softmax(z / T, 1)).sum(1).mean()
-    assert objective(arm, logits)(net, b).item() == pytest.approx((1 - ALPHA) * hard + ALPHA * T**2 * soft, rel=1e-5)
+    assert objective(arm, logits)(net, b).item() == pytest.approx(
+        (1 - ALPHA) * hard + ALPHA * T**2 * soft, rel=1e-5
+    )
 
 
 def test_logits_are_matched_up_to_a_constant_per_image(batch):
@@ -268,7 +313,15 @@ def test_logits_are_matched_up_to_a_constant_per_image(batch):
 
 @pytest.mark.parametrize(
     ("curve", "goal", "epoch"),
-    [([5, 3, 1], 3, 2), ([5, 3, 1], 2, 3), ([5, 3, 1], 5, 1), ([5, 3, 1], 9, 1), ([5, 3, 1], 0, 4), ([4, 2, 6, 2], 2, 2), ([], 1, 1)],
+    [
+        ([5, 3, 1], 3, 2),
+        ([5, 3, 1], 2, 3),
+        ([5, 3, 1], 5, 1),
+        ([5, 3, 1], 9, 1),
+        ([5, 3, 1], 0, 4),
+        ([4, 2, 6, 2], 2, 2),
+        ([], 1, 1),
+    ],
 )
 def test_first_epoch_with_at_most(curve, goal, epoch):
     assert module._first_at_most(curve, goal) == epoch
@@ -299,7 +352,11 @@ def limit(z: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def size(z: np.ndarray, v: np.ndarray, T: float) -> float:
-    return T**2 * np.linalg.norm(gradient(z, v, T), axis=1).mean() / np.linalg.norm(limit(z, v), axis=1).mean()
+    return (
+        T**2
+        * np.linalg.norm(gradient(z, v, T), axis=1).mean()
+        / np.linalg.norm(limit(z, v), axis=1).mean()
+    )
 
 
 @pytest.mark.parametrize("arm", TEMPERATURES)
@@ -309,20 +366,28 @@ def test_algebra_at_each_temperature(found, logits, arm):
     assert found["gradient error", arm].item() < 1e-14
     assert found["gradient size", arm].item() == pytest.approx(size(*logits, T))
     assert found["gradient size error", arm].item() == pytest.approx(abs(size(*logits, T) - 1))
-    assert found["share of the lowest", arm].item() == pytest.approx(share(gradient(*logits, T), logits[1]))
+    assert found["share of the lowest", arm].item() == pytest.approx(
+        share(gradient(*logits, T), logits[1])
+    )
 
 
 def share(g: np.ndarray, v: np.ndarray) -> float:
-    """Of the gradient's absolute entries, on the three classes of each row that the teacher finds least likely."""
+    """Of the gradient's absolute entries, on the three classes of each row that the teacher finds
+    least likely.
+    """
     lowest = sum(abs(g[i, k]) for i in range(len(v)) for k in np.argsort(v[i])[:3])
     return lowest / abs(g).sum()
 
 
 def test_algebra_at_the_limit(found, logits):
-    assert found["share of the lowest", "limit"].item() == pytest.approx(share(limit(*logits), logits[1]))
+    assert found["share of the lowest", "limit"].item() == pytest.approx(
+        share(limit(*logits), logits[1])
+    )
 
     def distance(T: float) -> float:
-        return np.linalg.norm(T**2 * gradient(*logits, T) - limit(*logits)) / np.linalg.norm(limit(*logits))
+        return np.linalg.norm(T**2 * gradient(*logits, T) - limit(*logits)) / np.linalg.norm(
+            limit(*logits)
+        )
 
     expected = [distance(T) / distance(2 * T) - 2 for T in (256, 512, 1024, 2048)]
     assert found["halving error", "limit"].tolist() == pytest.approx(expected, abs=1e-6)
@@ -340,6 +405,8 @@ def test_a_gradient_or_a_softmax_that_is_wrong_shows(logits, monkeypatch):
     right = module.soft_target_gradient
     monkeypatch.setattr(module, "soft_target_gradient", lambda z, v, T: T * right(z, v, T))
     monkeypatch.setattr(module, "soften", lambda z, T: (z / T**2).softmax(1))
-    rows = pd.DataFrame([row.as_dict() for row in algebra(z, v)]).set_index(["metric", "arm"])["value"]
+    rows = pd.DataFrame([row.as_dict() for row in algebra(z, v)]).set_index(["metric", "arm"])[
+        "value"
+    ]
     assert rows["softmax error", "T=20"] > 0.01
     assert rows["gradient error", "T=20"] > 0.01

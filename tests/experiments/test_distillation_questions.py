@@ -1,4 +1,6 @@
-"""The experiments around distillation at the scale of seconds: negative logits, other tasks, an omitted digit."""
+"""The experiments around distillation at the scale of seconds: negative logits, other tasks, an
+omitted digit.
+"""
 
 from importlib import import_module
 
@@ -18,7 +20,14 @@ from tlcourse.methods.distillation import distillation_loss
 from tlcourse.training import Batch
 
 CPU = torch.device("cpu")
-SMALL = {"seeds": 2, "images": 200, "student_images": 200, "teacher": (32,), "teacher_epochs": 1, "student_epochs": 1}
+SMALL = {
+    "seeds": 2,
+    "images": 200,
+    "student_images": 200,
+    "teacher": (32,),
+    "teacher_epochs": 1,
+    "student_epochs": 1,
+}
 NAMES = ("negative_logits", "omitted_digit", "other_task")
 LOGITS = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
 
@@ -43,12 +52,16 @@ def name(request):
 @pytest.mark.slow
 def test_two_tiny_seeds_hold_all_that_the_claims_ask_for(name):
     experiment, scale = EXPERIMENTS[name], tiny(name)
-    tuning = table(experiment.tune(scale, TUNING, CPU), TUNING) if experiment.tune else pd.DataFrame()
+    tuning = (
+        table(experiment.tune(scale, TUNING, CPU), TUNING) if experiment.tune else pd.DataFrame()
+    )
     settled = scale.settle(tuning)
     rows = pd.concat([table(experiment.run(settled, seed, CPU), seed) for seed in (0, 1)])
     assert set(rows["arm"]) == set(experiment.arms)
     assert {judge(claim, rows).seeds for claim in experiment.claims} <= {2}
-    pd.testing.assert_frame_equal(table(experiment.run(settled, 1, CPU), 1), rows[rows["seed"] == 1].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        table(experiment.run(settled, 1, CPU), 1), rows[rows["seed"] == 1].reset_index(drop=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["negative_logits", "other_task"])
@@ -96,7 +109,9 @@ def test_shuffling_deals_out_the_same_lower_logits_anew():
 
 def test_the_rotated_target_shows_the_same_images_turned():
     scale = tiny("other_task")
-    upright, turned, clothes = (target_images(target, scale, 0, CPU)[0] for target in ("same", "rotated", "clothes"))
+    upright, turned, clothes = (
+        target_images(target, scale, 0, CPU)[0] for target in ("same", "rotated", "clothes")
+    )
     assert torch.equal(turned.pixels[5, 0].rot90(-1), upright.pixels[5, 0])
     assert torch.equal(turned.labels, upright.labels)
     assert clothes.name == "fashion_mnist"
@@ -110,7 +125,9 @@ def test_arms_weigh_the_teacher_as_they_say(arm, alpha):
     x = images.pixels.float() / 255
     batch = Batch(x, images.labels, torch.arange(8), 0.0)
     found = objective(arm, LOGITS)(net, batch)
-    torch.testing.assert_close(found, distillation_loss(net(x), LOGITS[:8], images.labels, T=20, alpha=alpha))
+    torch.testing.assert_close(
+        found, distillation_loss(net(x), LOGITS[:8], images.labels, T=20, alpha=alpha)
+    )
     if arm == "alone":
         torch.testing.assert_close(found, F.cross_entropy(net(x), images.labels))
 
@@ -124,7 +141,11 @@ def test_no_student_sees_a_digit_that_its_transfer_set_omits(monkeypatch):
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), None
 
     monkeypatch.setattr(module, "train_student", watched)
-    list(module.run(Scale(**{**vars(LECTURE), **SMALL, "images": 1000, "student_epochs": 20}), 0, CPU))
+    list(
+        module.run(
+            Scale(**{**vars(LECTURE), **SMALL, "images": 1000, "student_epochs": 20}), 0, CPU
+        )
+    )
     assert [digits for digits, _ in seen] == [set(range(10)), set(range(10)) - {3}, {7, 8}]
     presented = [count for _, count in seen]
     assert max(presented) < 1.05 * min(presented)  # as many images are shown to each

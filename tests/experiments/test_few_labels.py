@@ -12,7 +12,14 @@ from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
 from tlcourse.experiments.attention import GROUPS
 from tlcourse.experiments.base import Scale
-from tlcourse.experiments.few_labels import LECTURE, SETTINGS, Enlarged, few_labels, taught, train_student
+from tlcourse.experiments.few_labels import (
+    LECTURE,
+    SETTINGS,
+    Enlarged,
+    few_labels,
+    taught,
+    train_student,
+)
 
 module = import_module("tlcourse.experiments.few_labels")
 CPU = torch.device("cpu")
@@ -30,15 +37,26 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-def test_tuning_and_seeds_hold_what_the_claim_asks_for_and_tuning_never_sees_the_target(small, monkeypatch):
+def test_tuning_and_seeds_hold_what_the_claim_asks_for_and_tuning_never_sees_the_target(
+    small, monkeypatch
+):
     asked = []
-    monkeypatch.setattr(module, "load", lambda name, split="train": asked.append(name) or few(name, split))
-    tuning = pd.DataFrame([{"seed": TUNING, **row.as_dict()} for row in module.tune(TINY, TUNING, CPU)])
+    monkeypatch.setattr(
+        module, "load", lambda name, split="train": asked.append(name) or few(name, split)
+    )
+    tuning = pd.DataFrame(
+        [{"seed": TUNING, **row.as_dict()} for row in module.tune(TINY, TUNING, CPU)]
+    )
     assert set(asked) == {module.TUNED_ON}
     asked.clear()
     assert tuning.groupby("arm")["setting"].nunique().to_dict() == dict.fromkeys(SETTINGS, 4)
     settled = TINY.settle(tuning)
-    rows = pd.concat([pd.DataFrame([{"seed": s, **row.as_dict()} for row in module.run(settled, s, CPU)]) for s in (0, 1)])
+    rows = pd.concat(
+        [
+            pd.DataFrame([{"seed": s, **row.as_dict()} for row in module.run(settled, s, CPU)])
+            for s in (0, 1)
+        ]
+    )
     assert set(asked) == {module.TARGET}
     assert set(rows["arm"]) == set(few_labels.arms)
     assert judge(few_labels.claims[0], rows).seeds == 2
@@ -56,13 +74,18 @@ def test_what_is_recorded_is_of_the_fine_tuned_teacher(small):
     assert [tuple(said[name].shape[2:]) for name in GROUPS] == [(16, 16), (8, 8), (4, 4)]
     assert said["logits"].shape == (20, 10)
     with torch.inference_mode():
-        torch.testing.assert_close(teacher.eval()(images.pixels.float() / 255), said["logits"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            teacher.eval()(images.pixels.float() / 255), said["logits"], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_students_begin_alike_and_their_arms_differ(small):
     images = few("mnist").per_class(2, seed=0)
     said, _ = taught(TINY, images, 0)
-    students = {arm: train_student(TINY, images, arm, said, next(iter(settings.values())), 0) for arm, settings in SETTINGS.items()}
+    students = {
+        arm: train_student(TINY, images, arm, said, next(iter(settings.values())), 0)
+        for arm, settings in SETTINGS.items()
+    }
     again = train_student(TINY, images, "AT", said, next(iter(SETTINGS["AT"].values())), 0)
     assert torch.equal(again.stem.weight, students["AT"].stem.weight)
     assert len({tuple(net.head.weight.flatten()[:3].tolist()) for net in students.values()}) == 3

@@ -1,4 +1,6 @@
-"""Forgetting at the scale of seconds: what each way sees, records and leaves alone; sequences; what it costs."""
+"""Forgetting at the scale of seconds: what each way sees, records and leaves alone; sequences; what
+it costs.
+"""
 
 from functools import cache
 from importlib import import_module
@@ -10,14 +12,31 @@ import torch
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
 from tlcourse.experiments.base import Scale
-from tlcourse.experiments.forgetting import COLD, LECTURE, PAIRS, SETTINGS, WAYS, Task, first_task, forgetting, learn, load_task
+from tlcourse.experiments.forgetting import (
+    COLD,
+    LECTURE,
+    PAIRS,
+    SETTINGS,
+    WAYS,
+    Task,
+    first_task,
+    forgetting,
+    learn,
+    load_task,
+)
 from tlcourse.experiments.lwf_cost import bytes_for_backward, lwf_cost
 from tlcourse.experiments.task_sequence import LINES, SEQUENCES, task_sequence
 from tlcourse.training import predict
 
-module, sequence, cost = (import_module(f"tlcourse.experiments.{name}") for name in ("forgetting", "task_sequence", "lwf_cost"))
+module, sequence, cost = (
+    import_module(f"tlcourse.experiments.{name}")
+    for name in ("forgetting", "task_sequence", "lwf_cost")
+)
 CPU = torch.device("cpu")
-TINY = Scale(**vars(LECTURE) | {"old_images": 200, "new_images": 150, "test_images": 60, "old_steps": 3, "steps": 2})
+TINY = Scale(
+    **vars(LECTURE)
+    | {"old_images": 200, "new_images": 150, "test_images": 60, "old_steps": 3, "steps": 2}
+)
 
 
 @cache
@@ -55,16 +74,24 @@ def same(a, b):
 
 @pytest.mark.slow
 def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
-    monkeypatch.setattr(module, "SETTINGS", {way: dict(list(settings.items())[:1]) for way, settings in SETTINGS.items()})
+    monkeypatch.setattr(
+        module,
+        "SETTINGS",
+        {way: dict(list(settings.items())[:1]) for way, settings in SETTINGS.items()},
+    )
     settled = TINY.settle(table(module.tune(TINY, TUNING, CPU), TUNING))
     rows = pd.concat([table(module.run(settled, seed, CPU), seed) for seed in (0, 1)])
     assert {*forgetting.arms, "near", "far"} == set(rows["arm"])
     assert {judge(claim, rows).seeds for claim in forgetting.claims} == {2}
-    found = rows[(rows["seed"] == 0) & (rows["arm"] == "LwF") & (rows["metric"] == "accuracy")].set_index(["pair", "task"])["value"]
+    found = rows[
+        (rows["seed"] == 0) & (rows["arm"] == "LwF") & (rows["metric"] == "accuracy")
+    ].set_index(["pair", "task"])["value"]
     for old, new in PAIRS:
         pair = f"{old} → {new}"
         assert found[pair, "both"] == pytest.approx((found[pair, "old"] + found[pair, "new"]) / 2)
-    assert found["all", "old"] == pytest.approx(sum(found[f"{a} → {b}", "old"] for a, b in PAIRS) / 4)
+    assert found["all", "old"] == pytest.approx(
+        sum(found[f"{a} → {b}", "old"] for a, b in PAIRS) / 4
+    )
 
 
 @pytest.mark.slow
@@ -81,10 +108,16 @@ def test_tuning_gives_every_way_as_many_settings_and_never_sees_a_test_image(sma
 def test_a_way_leaves_the_network_it_starts_from_and_trains_what_it_says(way, tasks, network):
     old, new = tasks
     before = state(network)
-    net = learn(network, way, "new", new.train, {"old": old.train}, lr=1e-2, weight=1.0, steps=3, seed=0)
+    net = learn(
+        network, way, "new", new.train, {"old": old.train}, lr=1e-2, weight=1.0, steps=3, seed=0
+    )
     assert same(state(network), before)
     plan = WAYS[way]
-    moved = {name for name, value in state(network).items() if not torch.equal(value, net.state_dict()[name])}
+    moved = {
+        name
+        for name, value in state(network).items()
+        if not torch.equal(value, net.state_dict()[name])
+    }
     assert any("fc7" in name for name in moved) == (plan.trunk != "nothing")
     assert any("block" in name for name in moved) == (plan.trunk == "all")
     assert any("heads.old" in name for name in moved) == plan.old_heads
@@ -99,7 +132,9 @@ def test_only_joint_training_looks_at_the_old_images(tasks, network):
         assert same(state(there), state(other)) == (way != "joint training")
 
 
-def test_responses_are_recorded_first_and_the_warm_up_moves_the_new_head_alone(tasks, network, monkeypatch):
+def test_responses_are_recorded_first_and_the_warm_up_moves_the_new_head_alone(
+    tasks, network, monkeypatch
+):
     _, new = tasks
     real, calls, held = module.fit, [], []
 
@@ -108,7 +143,13 @@ def test_responses_are_recorded_first_and_the_warm_up_moves_the_new_head_alone(t
         return real(model, *how, **settings)
 
     monkeypatch.setattr(module, "fit", fit)
-    monkeypatch.setattr(module, "objective", lambda way, task, answers, *rest: held.append(answers) or OBJECTIVE(way, task, answers, *rest))
+    monkeypatch.setattr(
+        module,
+        "objective",
+        lambda way, task, answers, *rest: (
+            held.append(answers) or OBJECTIVE(way, task, answers, *rest)
+        ),
+    )
     net = learn(network, "LwF", "new", new.train, {}, lr=1e-2, weight=1.0, steps=3, seed=0)
     (head, fresh), (whole, warm) = calls
     assert head is net.heads["new"]
@@ -123,29 +164,41 @@ OBJECTIVE = module.objective
 
 def test_lwf_of_weight_zero_is_fine_tuning(tasks, network):
     _, new = tasks
-    a, b = (learn(network, way, "new", new.train, {}, lr=1e-3, weight=0.0, steps=3, seed=0) for way in ("LwF", "fine-tuning"))
+    a, b = (
+        learn(network, way, "new", new.train, {}, lr=1e-3, weight=0.0, steps=3, seed=0)
+        for way in ("LwF", "fine-tuning")
+    )
     assert same(state(a), state(b))
 
 
 def test_cold_is_without_warm_up(tasks, network):
     _, new = tasks
     assert set(COLD) <= set(WAYS)
-    a, b = (learn(network, "LwF", "new", new.train, {}, lr=1e-3, steps=3, seed=0, warm_up=warm) for warm in (True, False))
+    a, b = (
+        learn(network, "LwF", "new", new.train, {}, lr=1e-3, steps=3, seed=0, warm_up=warm)
+        for warm in (True, False)
+    )
     assert not same(state(a), state(b))
 
 
 @pytest.mark.slow
 def test_sequences_hold_every_line_and_their_ends_agree_with_the_curves(small):
-    scale = Scale(**vars(task_sequence.scales["lecture"]) | {"images": 150, "test_images": 40, "steps": 4})
+    scale = Scale(
+        **vars(task_sequence.scales["lecture"]) | {"images": 150, "test_images": 40, "steps": 4}
+    )
     rows = table(sequence.run(scale, 0, CPU), 0)
     assert set(rows["arm"]) == set(task_sequence.arms)
     for name, tasks in SEQUENCES.items():
         for arm, _, weight in LINES:
-            line = rows[(rows["sequence"] == name) & (rows["arm"] == arm) & (rows["weight"] == weight)].set_index("metric")
+            line = rows[
+                (rows["sequence"] == name) & (rows["arm"] == arm) & (rows["weight"] == weight)
+            ].set_index("metric")
             curve = line.loc["accuracy"]
             assert set(curve["task"]) == set(tasks)
             last = curve[curve["stage"] == len(tasks)]
-            assert last[last["epoch"] == last["epoch"].max()]["value"].mean() == pytest.approx(line.loc["average accuracy", "value"])
+            assert last[last["epoch"] == last["epoch"].max()]["value"].mean() == pytest.approx(
+                line.loc["average accuracy", "value"]
+            )
             assert line.loc["forgetting", "value"] >= -line.loc["backward transfer", "value"] - 1e-9
             if arm == "feature extraction":
                 assert line.loc["forgetting", "value"] == 0
@@ -160,7 +213,12 @@ def test_what_it_costs(monkeypatch):
     assert value["fine-tuning", "bytes kept of the old task"] == 0
     assert value["LwF", "bytes kept of the old task"] == 200 * 10 * 4
     assert value["joint training", "bytes kept of the old task"] == 200 * (28 * 28 + 8)
-    assert 1.9 < value["joint training", "bytes for the backward pass"] / value["LwF", "bytes for the backward pass"] < 2.0
+    assert (
+        1.9
+        < value["joint training", "bytes for the backward pass"]
+        / value["LwF", "bytes for the backward pass"]
+        < 2.0
+    )
     assert value["LwF", "difference without old data"] == 0
     assert {judge(claim, rows).seeds for claim in lwf_cost.claims} == {2}
 

@@ -1,4 +1,6 @@
-"""Where a network looks: collages, shares and likeness by hand, and the experiment with a small network."""
+"""Where a network looks: collages, shares and likeness by hand, and the experiment with a small
+network.
+"""
 
 from importlib import import_module
 
@@ -9,7 +11,15 @@ from torch import nn
 
 from tlcourse.claims import judge
 from tlcourse.data import PHOTOS
-from tlcourse.experiments.looking import LECTURE, WAYS, collage, likeness, looking, randomise, share_on_the_left
+from tlcourse.experiments.looking import (
+    LECTURE,
+    WAYS,
+    collage,
+    likeness,
+    looking,
+    randomise,
+    share_on_the_left,
+)
 from tlcourse.models import ConvNet, imagenet_classes, pretrained
 
 module = import_module("tlcourse.experiments.looking")
@@ -52,26 +62,40 @@ def test_randomised_layers_keep_their_size_and_nothing_else():
     before = layer[0].weight.detach().clone()
     randomise(layer)
     assert layer[0].weight.std().item() == pytest.approx(0.5, rel=0.1)
-    assert likeness(before.flatten(1)[None], layer[0].weight.detach().flatten(1)[None]) == pytest.approx(0, abs=0.1)
+    assert likeness(
+        before.flatten(1)[None], layer[0].weight.detach().flatten(1)[None]
+    ) == pytest.approx(0, abs=0.1)
     assert (layer[1].weight == 1).all()
 
 
 @pytest.mark.slow
 def test_the_experiment_holds_what_its_claim_asks_for(monkeypatch):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.AdaptiveAvgPool2d(16), ConvNet(1_000, channels=3, size=16, width=2, units=8)).eval()
+    network = nn.Sequential(
+        nn.AdaptiveAvgPool2d(16), ConvNet(1_000, channels=3, size=16, width=2, units=8)
+    ).eval()
     network.requires_grad_(False)
     monkeypatch.setattr(module, "pretrained", lambda: network)
     monkeypatch.setattr(module, "LAYER", "1.block1")
     monkeypatch.setattr(module, "TOP_DOWN", ("1.head", "1.fc7"))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     rows = pd.concat(
-        [pd.DataFrame([{"seed": seed, **row.as_dict()} for row in module.run(LECTURE, seed, torch.device("cpu"))]) for seed in (0, 1)]
+        [
+            pd.DataFrame(
+                [
+                    {"seed": seed, **row.as_dict()}
+                    for row in module.run(LECTURE, seed, torch.device("cpu"))
+                ]
+            )
+            for seed in (0, 1)
+        ]
     )
     assert judge(looking.claims[0], rows).seeds == 2
     assert set(rows["arm"]) == set(looking.arms)
     shares = rows[rows["metric"] == "share on the half asked for"]["value"]
     assert shares.between(0, 1).all()
     assert set(rows["layers"].dropna()) == {1, 2}
-    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())  # randomised is a copy
+    assert all(
+        torch.equal(value, network.state_dict()[name]) for name, value in before.items()
+    )  # randomised is a copy
     assert set(WAYS) == set(rows.loc[rows["metric"] == "likeness after randomising", "arm"])

@@ -1,4 +1,6 @@
-"""The paper's table at the scale of seconds: one teacher for all seeds, selection on validation images, the images for the widget."""
+"""The paper's table at the scale of seconds: one teacher for all seeds, selection on validation
+images, the images for the widget.
+"""
 
 from importlib import import_module
 
@@ -10,13 +12,31 @@ from torch.nn.functional import cross_entropy
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
 from tlcourse.experiments.base import Scale
-from tlcourse.experiments.mnist_table import FULL, SETTINGS, T, examples, mnist_table, run, train_teacher, tune
+from tlcourse.experiments.mnist_table import (
+    FULL,
+    SETTINGS,
+    T,
+    examples,
+    mnist_table,
+    run,
+    train_teacher,
+    tune,
+)
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.training import Batch
 
 module = import_module("tlcourse.experiments.mnist_table")  # its package names the experiment alike
 CPU = torch.device("cpu")
-TINY = Scale(**vars(FULL) | {"teacher": (16,), "tuning_teacher_epochs": 1, "student_epochs": 2, "split": (300, 200), "tuning_seeds": 1})
+TINY = Scale(
+    **vars(FULL)
+    | {
+        "teacher": (16,),
+        "tuning_teacher_epochs": 1,
+        "student_epochs": 2,
+        "split": (300, 200),
+        "tuning_seeds": 1,
+    }
+)
 
 
 def few(name, split="train"):
@@ -49,7 +69,9 @@ def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small):
     with torch.no_grad():
         image = int(shown["image"].iloc[-1])
         said = small(few("mnist", "test").pixels[image : image + 1].float() / 255)[0]
-    recorded = shown[(shown["image"] == image) & (shown["arm"] == "teacher")].sort_values("class")["value"]
+    recorded = shown[(shown["image"] == image) & (shown["arm"] == "teacher")].sort_values("class")[
+        "value"
+    ]
     torch.testing.assert_close(torch.tensor(recorded.to_numpy(), dtype=torch.float32), said)
 
 
@@ -71,13 +93,17 @@ def test_what_the_arms_minimise():
     net, said = torch.nn.Linear(5, 4), torch.randn(20, 4)
     batch = Batch(x, y, index, 0.0)
     assert module._objective(said, 0.0)(net, batch) == cross_entropy(net(x), y)
-    assert module._objective(said, 0.9)(net, batch) == distillation_loss(net(x), said[index], y, T=T, alpha=0.9)
+    assert module._objective(said, 0.9)(net, batch) == distillation_loss(
+        net(x), said[index], y, T=T, alpha=0.9
+    )
     assert {alpha for _, alpha in SETTINGS["alone"].values()} == {0.0}
 
 
 def test_the_teacher_stays_within_the_norm():
     teacher = train_teacher(Scale(**vars(TINY) | {"max_norm": 0.3}), few("mnist"), 1, seed=0)
-    assert all(layer.weight.norm(dim=1).max() <= 0.3 + 1e-5 for layer in (teacher.fc1, teacher.head))
+    assert all(
+        layer.weight.norm(dim=1).max() <= 0.3 + 1e-5 for layer in (teacher.fc1, teacher.head)
+    )
 
 
 def test_examples_are_one_of_each_digit_and_the_most_disputed():

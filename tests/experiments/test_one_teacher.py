@@ -21,7 +21,9 @@ def train():
 
 
 def test_the_teacher_on_board_knows_clothes_that_it_has_not_seen(train):
-    assert percent(the_teacher(train), load("fashion_mnist", "test").take(slice(0, 500))) < 20  # guessing makes 90 % errors
+    assert (
+        percent(the_teacher(train), load("fashion_mnist", "test").take(slice(0, 500))) < 20
+    )  # guessing makes 90 % errors
 
 
 def test_pictures_and_teacher_are_not_those_of_the_table():
@@ -40,7 +42,11 @@ def test_distances_are_zero_for_the_same_network_and_no_more_than_the_root_of_tw
 
 @pytest.mark.slow
 def test_rows_hold_what_the_live_cells_expect(monkeypatch):
-    monkeypatch.setattr(module, "LECTURE", Scale(**vars(LECTURE) | {"images": 40, "validation": 30, "epochs": 1}))
+    monkeypatch.setattr(
+        module, "LECTURE", Scale(**vars(LECTURE) | {"images": 40, "validation": 30, "epochs": 1})
+    )
     rows = [row.as_dict() for row in module.run(LIVE, 0, CPU)]
     assert [row["arm"] for row in rows if row["metric"] == "errors"] == ["teacher", *ARMS]
-    assert {(row["arm"], row["group"]) for row in rows if row["metric"] == "distance"} == {(arm, group) for arm in ARMS for group in GROUPS}
+    assert {(row["arm"], row["group"]) for row in rows if row["metric"] == "distance"} == {
+        (arm, group) for arm in ARMS for group in GROUPS
+    }

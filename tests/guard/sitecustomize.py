@@ -1,7 +1,9 @@
-"""Fails whatever tries to leave this machine, in the tests and in every Python process they start (kernels too).
+"""Fails whatever tries to leave this machine, in the tests and in every Python process they start
+(kernels too).
 
-Python imports a module of this name at start-up when its folder is on PYTHONPATH; conftest.py puts it there. An attempt is refused
-and written to the file TLCOURSE_GUARD, so that the test fails even where the code under test catches the error.
+Python imports a module of this name at start-up when its folder is on PYTHONPATH; conftest.py puts
+it there. An attempt is refused and written to the file TLCOURSE_GUARD, so that the test fails even
+where the code under test catches the error.
 """
 
 import ipaddress
@@ -15,7 +17,9 @@ def _is_local(host: object) -> bool:
     if host in (None, "", b"", "localhost", socket.gethostname()):
         return True
     try:
-        address = ipaddress.ip_address(host.decode() if isinstance(host, bytes) else str(host).split("%")[0])
+        address = ipaddress.ip_address(
+            host.decode() if isinstance(host, bytes) else str(host).split("%")[0]
+        )
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified

@@ -1,4 +1,6 @@
-"""Attention transfer: loops as a reference, two libraries' numbers, invariances, gradients, and what is refused."""
+"""Attention transfer: loops as a reference, two libraries' numbers, invariances, gradients, and
+what is refused.
+"""
 
 import copy
 
@@ -46,7 +48,9 @@ def test_the_map_is_a_sum_over_channels_and_its_other_form_a_maximum(p, seed):
         for n in range(2):
             for h in range(2):
                 for w in range(4):
-                    assert found[n, h, w].item() == pytest.approx(gather(abs(a) ** p for a in A[n, :, h, w].tolist()))
+                    assert found[n, h, w].item() == pytest.approx(
+                        gather(abs(a) ** p for a in A[n, :, h, w].tolist())
+                    )
 
 
 @often
@@ -55,7 +59,10 @@ def test_the_order_and_the_signs_of_the_channels_do_not_matter(p, seed):
     A = normal(2, 5, 3, 3, seed=seed)
     signs = normal(5, seed=seed + 1).sign()[:, None, None]
     for over in ("sum", "max"):
-        assert_close(attention_map(signs * A[:, torch.randperm(5)], p, over=over), attention_map(A, p, over=over))
+        assert_close(
+            attention_map(signs * A[:, torch.randperm(5)], p, over=over),
+            attention_map(A, p, over=over),
+        )
     assert (attention_map(A, p) >= 0).all()
 
 
@@ -88,14 +95,22 @@ def by_loops(student, teacher, p, form):
 def test_both_forms_are_their_formulas(p, form, seed, beta):
     student, teacher = layers(3, 2, seed=seed), layers(5, 7, seed=seed + 50)
     loss = attention_transfer_loss(student, teacher, beta=beta, p=p, form=form)
-    assert loss.item() == pytest.approx(beta * by_loops(student, teacher, p, form), rel=1e-9, abs=1e-12)
+    assert loss.item() == pytest.approx(
+        beta * by_loops(student, teacher, p, form), rel=1e-9, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("form", "factor"), [("code", 1.0), ("paper", 0.5)])
 def test_torchdistill_agrees_up_to_the_half_of_the_paper(form, factor):
     student, teacher = layers(3, 2), layers(5, 7, seed=50)
-    pairs = {f"pair{i}": {who: {"io": "output", "path": str(i)} for who in ("student", "teacher")} | {"weight": 1} for i in (0, 1)}
-    dicts = [{str(i): {"output": x} for i, x in enumerate(features)} for features in (student, teacher)]
+    pairs = {
+        f"pair{i}": {who: {"io": "output", "path": str(i)} for who in ("student", "teacher")}
+        | {"weight": 1}
+        for i in (0, 1)
+    }
+    dicts = [
+        {str(i): {"output": x} for i, x in enumerate(features)} for features in (student, teacher)
+    ]
     theirs = ATLoss(pairs, mode=form)(*dicts)
     assert_close(attention_transfer_loss(student, teacher, beta=1.0, form=form), factor * theirs)
 
@@ -105,29 +120,42 @@ def test_the_official_two_lines_agree():
         return F.normalize(x.pow(2).mean(1).view(x.size(0), -1))
 
     x, y = layers(3)[0], layers(5, seed=50)[0]
-    assert_close(attention_transfer_loss([x], [y], beta=1000.0, form="code"), 1000 * (at(x) - at(y)).pow(2).mean())
+    assert_close(
+        attention_transfer_loss([x], [y], beta=1000.0, form="code"),
+        1000 * (at(x) - at(y)).pow(2).mean(),
+    )
 
 
 @pytest.mark.parametrize("form", ["paper", "code"])
 def test_it_is_zero_for_equal_maps_and_the_size_of_activations_does_not_matter(form):
     student, teacher = layers(3, 2), layers(5, 7, seed=50)
     loss = attention_transfer_loss(student, teacher, beta=1.0, form=form)
-    scaled = attention_transfer_loss([7 * s for s in student], [0.1 * t for t in teacher], beta=1.0, form=form)
+    scaled = attention_transfer_loss(
+        [7 * s for s in student], [0.1 * t for t in teacher], beta=1.0, form=form
+    )
     assert_close(scaled, loss)
-    assert attention_transfer_loss(student, [-s.flip(1) for s in student], beta=1.0, form=form).item() == pytest.approx(0, abs=1e-15)
+    assert attention_transfer_loss(
+        student, [-s.flip(1) for s in student], beta=1.0, form=form
+    ).item() == pytest.approx(0, abs=1e-15)
     assert loss > 0.001
 
 
 @often
 @given(seed=seeds)
-def test_the_code_form_is_at_most_two_over_the_places_and_the_paper_form_at_most_a_half_of_root_two(seed):
+def test_the_code_form_is_at_most_two_over_the_places_and_the_paper_form_at_most_a_half_of_root_two(
+    seed,
+):
     s, t = layers(3, seed=seed), layers(5, seed=seed + 50)
     assert attention_transfer_loss(s, t, beta=1.0, form="code") <= 2 / 16
     assert attention_transfer_loss(s, t, beta=1.0, form="paper") <= 2**0.5 / 2
     far = [torch.zeros(1, 1, 2, 2, dtype=torch.float64) for _ in range(2)]
     far[0][..., 0, 0], far[1][..., 1, 1] = 1, 1  # maps that do not overlap reach both
-    assert attention_transfer_loss(far[:1], far[1:], beta=1.0, form="code").item() == pytest.approx(2 / 4)
-    assert attention_transfer_loss(far[:1], far[1:], beta=1.0, form="paper").item() == pytest.approx(2**0.5 / 2)
+    assert attention_transfer_loss(far[:1], far[1:], beta=1.0, form="code").item() == pytest.approx(
+        2 / 4
+    )
+    assert attention_transfer_loss(
+        far[:1], far[1:], beta=1.0, form="paper"
+    ).item() == pytest.approx(2**0.5 / 2)
 
 
 @pytest.mark.parametrize("over", ["sum", "max"])
@@ -135,7 +163,10 @@ def test_maps_that_were_recorded_do_as_well_as_features(over):
     student, teacher = layers(3, 2), layers(5, 7, seed=50)
     recorded = [attention_map(t, 3, over) for t in teacher]
     at = {"beta": 2.0, "p": 3, "over": over}
-    assert torch.equal(attention_transfer_loss(student, recorded, **at), attention_transfer_loss(student, teacher, **at))
+    assert torch.equal(
+        attention_transfer_loss(student, recorded, **at),
+        attention_transfer_loss(student, teacher, **at),
+    )
 
 
 def test_the_larger_map_is_averaged_down_on_whichever_side_it_is():
@@ -151,7 +182,9 @@ def test_the_larger_map_is_averaged_down_on_whichever_side_it_is():
 def test_gradients_are_right_and_reach_the_student_only(form, p):
     student = [s.requires_grad_() for s in layers(3, 2, N=2)]
     teacher = [t.requires_grad_() for t in layers(2, 4, N=2, seed=50)]
-    assert torch.autograd.gradcheck(lambda *s: attention_transfer_loss(s, teacher, beta=3.0, p=p, form=form), student)
+    assert torch.autograd.gradcheck(
+        lambda *s: attention_transfer_loss(s, teacher, beta=3.0, p=p, form=form), student
+    )
     attention_transfer_loss(student, teacher, beta=1.0, p=p, form=form).backward()
     assert all(t.grad is None for t in teacher)
 
@@ -254,7 +287,9 @@ def test_the_loss_on_gradients_can_be_differentiated_by_the_weights():
         def model(x):
             return torch.func.functional_call(net, dict(zip(names, weights)), x)
 
-        return gradient_transfer_loss(input_gradient(model, x, y, create_graph=True), teacher, beta=2.0)
+        return gradient_transfer_loss(
+            input_gradient(model, x, y, create_graph=True), teacher, beta=2.0
+        )
 
     weights = [p.detach().clone().requires_grad_() for p in net.parameters()]
     assert torch.autograd.gradcheck(loss, weights)
@@ -279,27 +314,57 @@ A = torch.ones(2, 3, 4, 4)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: attention_map(A[0]), r"A must have shape \(N, C, H, W\) and not be empty, got \(3, 4, 4\)"),
+        (
+            lambda: attention_map(A[0]),
+            r"A must have shape \(N, C, H, W\) and not be empty, got \(3, 4, 4\)",
+        ),
         (lambda: attention_map(A[:0]), "not be empty"),
         (lambda: attention_map(A, 0.5), "p must be a finite number >= 1, got 0.5"),
         (lambda: attention_map(A, float("nan")), "p must be a finite number >= 1, got nan"),
         (lambda: attention_map(A, over="mean"), "over must be 'sum' or 'max', got 'mean'"),
-        (lambda: attention_transfer_loss([A], [A], beta=-1), "beta must be a finite number >= 0, got -1"),
-        (lambda: attention_transfer_loss([A], [A], beta=1, form="both"), "form must be 'paper' or 'code', got 'both'"),
-        (lambda: attention_transfer_loss([A, A], [A], beta=1), "the same number of layers, got 2 and 1"),
+        (
+            lambda: attention_transfer_loss([A], [A], beta=-1),
+            "beta must be a finite number >= 0, got -1",
+        ),
+        (
+            lambda: attention_transfer_loss([A], [A], beta=1, form="both"),
+            "form must be 'paper' or 'code', got 'both'",
+        ),
+        (
+            lambda: attention_transfer_loss([A, A], [A], beta=1),
+            "the same number of layers, got 2 and 1",
+        ),
         (lambda: attention_transfer_loss([], [], beta=1), "the same number of layers, got 0 and 0"),
         (lambda: attention_transfer_loss(A, A, beta=1), "give a list of features"),
         (lambda: attention_transfer_loss([A], [A[:1]], beta=1), "the same images, got 2 and 1"),
         (lambda: attention_transfer_loss([A], [A[0, 0]], beta=1), "the same images, got 2 and 4"),
-        (lambda: activation_loss([A], [A[:, :2]], beta=1), r"equal channels, got \(2, 3, 4, 4\) and \(2, 2, 4, 4\)"),
-        (lambda: activation_loss([A], [A], beta=float("inf")), "beta must be a finite number >= 0, got inf"),
-        (lambda: attention_transfer_loss([A[..., :1, :1]], [A], beta=1), "maps must have more than one place"),
-        (lambda: activation_loss([A[:, :, 0]], [A], beta=1), r"\(N, C, H, W\) and not be empty, got \(2, 3, 4\)"),
+        (
+            lambda: activation_loss([A], [A[:, :2]], beta=1),
+            r"equal channels, got \(2, 3, 4, 4\) and \(2, 2, 4, 4\)",
+        ),
+        (
+            lambda: activation_loss([A], [A], beta=float("inf")),
+            "beta must be a finite number >= 0, got inf",
+        ),
+        (
+            lambda: attention_transfer_loss([A[..., :1, :1]], [A], beta=1),
+            "maps must have more than one place",
+        ),
+        (
+            lambda: activation_loss([A[:, :, 0]], [A], beta=1),
+            r"\(N, C, H, W\) and not be empty, got \(2, 3, 4\)",
+        ),
         (lambda: activation_loss([A[:0]], [A[:0]], beta=1), "not be empty"),
-        (lambda: gradient_transfer_loss(A[:0], A[:0], beta=1), r"gradients must be \(N, …\), got \(0, 3, 4, 4\)"),
+        (
+            lambda: gradient_transfer_loss(A[:0], A[:0], beta=1),
+            r"gradients must be \(N, …\), got \(0, 3, 4, 4\)",
+        ),
         (lambda: connectors([3], [3, 4]), "the same length, got 1 and 2"),
         (lambda: gradient_transfer_loss(A, A[:1], beta=1), "the same shape"),
-        (lambda: gradient_transfer_loss(A, A, beta=-2), "beta must be a finite number >= 0, got -2"),
+        (
+            lambda: gradient_transfer_loss(A, A, beta=-2),
+            "beta must be a finite number >= 0, got -2",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, message):

@@ -1,4 +1,6 @@
-"""Distillation: an independent reference, the identities of the paper, limits, invariances, and what is refused."""
+"""Distillation: an independent reference, the identities of the paper, limits, invariances, and
+what is refused.
+"""
 
 import copy
 import math
@@ -57,32 +59,42 @@ def plain_loss(z, v, labels, T, alpha):
     total = 0.0
     for student, teacher, label in zip(z.tolist(), v.tolist(), labels.tolist()):
         hard = -math.log(plain_softmax(student, 1)[label])
-        soft = -sum(p * math.log(q) for p, q in zip(plain_softmax(teacher, T), plain_softmax(student, T)))
+        soft = -sum(
+            p * math.log(q) for p, q in zip(plain_softmax(teacher, T), plain_softmax(student, T))
+        )
         total += (1 - alpha) * hard + alpha * T * T * soft
     return total / len(z)
 
 
-# --- references -------------------------------------------------------------------------------------------------------
+# --- references -----------------------------------------------------------------------------------
+# --------------------
 
 
 @often
 @given(T=temperatures, **sizes)
 def test_soften_equals_plain_loops(N, K, seed, T):
     z, _, _ = draw(N, K, seed)
-    same(soften(z, T), torch.tensor([plain_softmax(row, T) for row in z.tolist()], dtype=torch.float64))
+    same(
+        soften(z, T),
+        torch.tensor([plain_softmax(row, T) for row in z.tolist()], dtype=torch.float64),
+    )
 
 
 @often
 @given(T=temperatures, alpha=st.floats(0, 1), **sizes)
 def test_loss_equals_plain_loops(N, K, seed, T, alpha):
     z, v, labels = draw(N, K, seed)
-    same(distillation_loss(z, v, labels, T=T, alpha=alpha).item(), plain_loss(z, v, labels, T, alpha))
+    same(
+        distillation_loss(z, v, labels, T=T, alpha=alpha).item(), plain_loss(z, v, labels, T, alpha)
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("T", [1.0, 4.0, 20.0])
 def test_agrees_with_torchdistill(T, alpha):
-    """Its alpha weighs the labels, and its soft term is a KL divergence: ours without the teacher's entropy, which has no gradient."""
+    """Its alpha weighs the labels, and its soft term is a KL divergence: ours without the teacher's
+    entropy, which has no gradient.
+    """
     mid_level = pytest.importorskip("torchdistill.losses.mid_level")
     theirs = mid_level.KDLoss(".", "output", ".", "output", temperature=T, alpha=1 - alpha)
     z, v, labels = draw()
@@ -90,7 +102,10 @@ def test_agrees_with_torchdistill(T, alpha):
     def peer(z):
         return theirs({".": {"output": z}}, {".": {"output": v}}, labels)
 
-    same(distillation_loss(z, v, labels, T=T, alpha=alpha) - alpha * T**2 * entropy(soften(v, T)), peer(z))
+    same(
+        distillation_loss(z, v, labels, T=T, alpha=alpha) - alpha * T**2 * entropy(soften(v, T)),
+        peer(z),
+    )
     same(gradient(distillation_loss, z, v, labels, T=T, alpha=alpha), gradient(peer, z))
 
 
@@ -105,14 +120,18 @@ def test_soft_term_agrees_with_batchmean_and_mean_is_k_times_smaller():
     same(ours, 10 * trap)
 
 
-# --- gradients --------------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------
+# --------------------
 
 
 @often
 @given(T=temperatures, **sizes)
 def test_gradient_of_the_soft_term_is_that_of_the_paper(N, K, seed, T):
     z, v, labels = draw(N, K, seed)
-    same(gradient(distillation_loss, z, v, labels, T=T, alpha=1.0), T**2 * soft_target_gradient(z, v, T) / N)
+    same(
+        gradient(distillation_loss, z, v, labels, T=T, alpha=1.0),
+        T**2 * soft_target_gradient(z, v, T) / N,
+    )
 
 
 @often
@@ -165,14 +184,20 @@ def test_logit_matching_equals_plain_loops():
 def test_distillation_tends_to_logit_matching():
     z, v, labels = draw(K=10, scale=1.0)
     limit = gradient(logit_matching_loss, z, v)
-    distances = [(gradient(distillation_loss, z, v, labels, T=T, alpha=1.0) - limit).norm() / limit.norm() for T in (1e2, 1e4)]
+    distances = [
+        (gradient(distillation_loss, z, v, labels, T=T, alpha=1.0) - limit).norm() / limit.norm()
+        for T in (1e2, 1e4)
+    ]
     assert distances[0] < 0.03
     assert distances[1] < 0.0003
 
 
 def test_size_of_the_soft_gradient_hardly_depends_on_t_because_of_t_squared():
     z, v, labels = draw(N=50, K=10, scale=1.0)
-    norms = [gradient(distillation_loss, z, v, labels, T=T, alpha=1.0).norm().item() for T in (4.0, 20.0, 100.0, 1000.0)]
+    norms = [
+        gradient(distillation_loss, z, v, labels, T=T, alpha=1.0).norm().item()
+        for T in (4.0, 20.0, 100.0, 1000.0)
+    ]
     assert max(norms) < 1.1 * min(norms)
 
 
@@ -192,7 +217,8 @@ def test_teacher_gets_no_gradient_even_if_it_asks_for_one():
     assert z.grad.abs().sum() > 0
 
 
-# --- limits -----------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
+# --------------------
 
 
 @often
@@ -210,7 +236,10 @@ def test_a_certain_teacher_at_temperature_one_is_cross_entropy():
 
 def test_alpha_one_never_looks_at_a_label():
     z, v, labels = draw()
-    assert torch.equal(distillation_loss(z, v, labels, T=2.0, alpha=1.0), distillation_loss(z, v, (labels + 1) % 5, T=2.0, alpha=1.0))
+    assert torch.equal(
+        distillation_loss(z, v, labels, T=2.0, alpha=1.0),
+        distillation_loss(z, v, (labels + 1) % 5, T=2.0, alpha=1.0),
+    )
 
 
 def test_soften_goes_from_the_largest_over_the_softmax_to_uniform():
@@ -224,12 +253,17 @@ def test_student_that_equals_its_teacher_has_no_gradient_and_the_least_loss():
     z, v, labels = draw()
     assert torch.equal(soft_target_gradient(v, v, 3.0), torch.zeros_like(v))
     same(gradient(distillation_loss, v, v, labels, T=3.0, alpha=1.0), torch.zeros_like(v))
-    assert distillation_loss(v, v, labels, T=3.0, alpha=1.0) < distillation_loss(z, v, labels, T=3.0, alpha=1.0)
+    assert distillation_loss(v, v, labels, T=3.0, alpha=1.0) < distillation_loss(
+        z, v, labels, T=3.0, alpha=1.0
+    )
 
 
 def test_swapped_arguments_change_the_value():
     z, v, labels = draw()
-    right, swapped = distillation_loss(z, v, labels, T=2.0, alpha=1.0), distillation_loss(v, z, labels, T=2.0, alpha=1.0)
+    right, swapped = (
+        distillation_loss(z, v, labels, T=2.0, alpha=1.0),
+        distillation_loss(v, z, labels, T=2.0, alpha=1.0),
+    )
     assert abs(right - swapped) > 0.1
 
 
@@ -246,7 +280,8 @@ def test_one_class_leaves_nothing_to_learn():
         assert torch.equal(grad, torch.zeros_like(z))
 
 
-# --- invariances ------------------------------------------------------------------------------------------------------
+# --- invariances ----------------------------------------------------------------------------------
+# --------------------
 
 
 @often
@@ -268,9 +303,14 @@ def test_ignores_a_shift_of_all_logits_of_a_sample(N, K, seed, shift, T):
 def test_ignores_that_a_batch_is_repeated(N, K, seed, times):
     z, v, labels = draw(N, K, seed)
     again = z.repeat(times, 1), v.repeat(times, 1), labels.repeat(times)
-    same(distillation_loss(*again, T=4.0, alpha=0.7), distillation_loss(z, v, labels, T=4.0, alpha=0.7))
+    same(
+        distillation_loss(*again, T=4.0, alpha=0.7),
+        distillation_loss(z, v, labels, T=4.0, alpha=0.7),
+    )
     same(logit_matching_loss(*again[:2]), logit_matching_loss(z, v))
-    same(soft_target_gradient(*again[:2], 4.0)[:N], soft_target_gradient(z, v, 4.0))  # per sample: no batch factor
+    same(
+        soft_target_gradient(*again[:2], 4.0)[:N], soft_target_gradient(z, v, 4.0)
+    )  # per sample: no batch factor
     same(logit_matching_gradient(*again[:2], 4.0)[:N], logit_matching_gradient(z, v, 4.0))
 
 
@@ -284,13 +324,21 @@ def test_rows_sum_to_one_and_their_gradients_to_zero(N, K, seed, T):
     same(logit_matching_gradient(z, v, T).sum(1), zeros)
 
 
-# --- a frozen teacher, recorded ---------------------------------------------------------------------------------------
+# --- a frozen teacher, recorded
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def teacher():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 5))
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(16, 20),
+        nn.BatchNorm1d(20),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(20, 5),
+    )
     net(torch.randn(30, 16))  # statistics that are not those of a new BatchNorm
     return net
 
@@ -298,7 +346,12 @@ def teacher():
 @pytest.fixture
 def images():
     g = torch.Generator().manual_seed(1)
-    return Images(torch.randint(256, (40, 1, 4, 4), generator=g).byte(), torch.randint(5, (40,), generator=g), tuple("abcde"), "noise")
+    return Images(
+        torch.randint(256, (40, 1, 4, 4), generator=g).byte(),
+        torch.randint(5, (40,), generator=g),
+        tuple("abcde"),
+        "noise",
+    )
 
 
 def test_recorded_logits_equal_live_ones(teacher, images):
@@ -316,7 +369,10 @@ def test_recorded_logits_equal_live_ones(teacher, images):
 
 def test_recording_leaves_the_teacher_as_it_was(teacher, images):
     teacher[4].eval()
-    state, modes = copy.deepcopy(teacher.state_dict()), [layer.training for layer in teacher.modules()]
+    state, modes = (
+        copy.deepcopy(teacher.state_dict()),
+        [layer.training for layer in teacher.modules()],
+    )
     v = record(teacher, images)
     z = torch.randn(40, 5, requires_grad=True)
     distillation_loss(z, v, images.labels, T=4.0, alpha=0.9).backward()
@@ -325,7 +381,8 @@ def test_recording_leaves_the_teacher_as_it_was(teacher, images):
     assert [layer.training for layer in teacher.modules()] == modes
 
 
-# --- precision --------------------------------------------------------------------------------------------------------
+# --- precision ------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -333,12 +390,18 @@ def test_half_precision_is_computed_in_single(dtype):
     z, v, labels = draw()
     z, v = z.to(dtype), v.to(dtype)
     assert torch.equal(soften(z, 4.0), soften(z.float(), 4.0))
-    assert torch.equal(soft_target_gradient(z, v, 4.0), soft_target_gradient(z.float(), v.float(), 4.0))
-    assert torch.equal(logit_matching_gradient(z, v, 4.0), logit_matching_gradient(z.float(), v.float(), 4.0))
+    assert torch.equal(
+        soft_target_gradient(z, v, 4.0), soft_target_gradient(z.float(), v.float(), 4.0)
+    )
+    assert torch.equal(
+        logit_matching_gradient(z, v, 4.0), logit_matching_gradient(z.float(), v.float(), 4.0)
+    )
     assert torch.equal(logit_matching_loss(z, v), logit_matching_loss(z.float(), v.float()))
     wide = distillation_loss(z.float(), v.float(), labels, T=4.0, alpha=0.7)
     assert torch.equal(distillation_loss(z, v, labels, T=4.0, alpha=0.7), wide)
-    assert torch.equal(distillation_loss(z.float(), v, labels, T=4.0, alpha=0.7), wide)  # a teacher stored in half precision
+    assert torch.equal(
+        distillation_loss(z.float(), v, labels, T=4.0, alpha=0.7), wide
+    )  # a teacher stored in half precision
     assert wide.dtype == torch.float32
     assert gradient(distillation_loss, z, v, labels, T=4.0, alpha=0.7).dtype == dtype
 
@@ -374,7 +437,8 @@ def test_runs_on_every_device(device):
     assert_close(loss.cpu(), distillation_loss(z, v, labels, T=4.0, alpha=0.7))
 
 
-# --- what is refused, and the sentence it says ------------------------------------------------------------------------
+# --- what is refused, and the sentence it says
+# ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T", [0, -1.0, float("nan"), float("inf"), -float("inf")])
@@ -411,7 +475,8 @@ def losses(z, v):
 def test_refuses_shapes_that_do_not_match(shape):
     for call in losses(torch.zeros(6, 5), torch.zeros(shape)):
         with pytest.raises(
-            ValueError, match=rf"student and teacher logits must have the same shape, got \(6, 5\) and \({shape[0]}, {shape[1]}\)"
+            ValueError,
+            match=rf"student and teacher logits must have the same shape, got \(6, 5\) and \({shape[0]}, {shape[1]}\)",
         ):
             call()
 
@@ -419,7 +484,10 @@ def test_refuses_shapes_that_do_not_match(shape):
 @pytest.mark.parametrize("shape", [(0, 5), (6, 0)])
 def test_refuses_an_empty_batch(shape):
     for call in losses(torch.zeros(shape), torch.zeros(shape)):
-        with pytest.raises(ValueError, match=rf"logits must hold at least one sample and one class, got shape \({shape[0]}, {shape[1]}\)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"logits must hold at least one sample and one class, got shape \({shape[0]}, {shape[1]}\)",
+        ):
             call()
 
 
@@ -441,10 +509,14 @@ def test_refuses_integer_logits():
     with pytest.raises(ValueError, match=r"^logits must be floating point, got torch.int64"):
         soften(whole, 2.0)
     for call in losses(whole, real):
-        with pytest.raises(ValueError, match=r"student logits must be floating point, got torch.int64"):
+        with pytest.raises(
+            ValueError, match=r"student logits must be floating point, got torch.int64"
+        ):
             call()
     for call in losses(real, whole):
-        with pytest.raises(ValueError, match=r"teacher logits must be floating point, got torch.int64"):
+        with pytest.raises(
+            ValueError, match=r"teacher logits must be floating point, got torch.int64"
+        ):
             call()
 
 
@@ -453,9 +525,15 @@ def test_refuses_integer_logits():
     [
         (torch.tensor([0, 1, 5]), r"labels must be in \[0, 5\), got 0 to 5"),
         (torch.tensor([0, -1, 4]), r"labels must be in \[0, 5\), got -1 to 4"),
-        (torch.tensor([0, -100, 4]), r"labels must be in \[0, 5\), got -100 to 4"),  # torch's ignore_index
+        (
+            torch.tensor([0, -100, 4]),
+            r"labels must be in \[0, 5\), got -100 to 4",
+        ),  # torch's ignore_index
         (torch.tensor([0, 1]), r"labels must have shape \(3,\) like the logits, got \(2,\)"),
-        (torch.tensor([[0], [1], [2]]), r"labels must have shape \(3,\) like the logits, got \(3, 1\)"),
+        (
+            torch.tensor([[0], [1], [2]]),
+            r"labels must have shape \(3,\) like the logits, got \(3, 1\)",
+        ),
         (torch.eye(5)[:3], r"labels must have shape \(3,\) like the logits, got \(3, 5\)"),
         (torch.tensor([0.0, 1.0, 2.0]), r"labels must be int64, got torch.float32"),
         (torch.tensor([0, 1, 2], dtype=torch.int32), r"labels must be int64, got torch.int32"),
@@ -472,14 +550,21 @@ def test_refuses_labels(labels, sentence):
 
 def skewed_logits(n=400, classes=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(n, classes, generator=generator, dtype=torch.float64) + torch.tensor([0.0, -6, 1, 2, 0])
+    return 3 * torch.randn(n, classes, generator=generator, dtype=torch.float64) + torch.tensor(
+        [0.0, -6, 1, 2, 0]
+    )
 
 
 @pytest.mark.parametrize("prior", [[0.2] * 5, [0.5, 0.2, 0.1, 0.1, 0.1]])
 def test_prior_offsets_make_the_mean_probability_the_prior(prior):
     logits = skewed_logits()
     offsets = prior_offsets(logits, torch.tensor(prior, dtype=torch.float64))
-    torch.testing.assert_close((logits + offsets).softmax(1).mean(0), torch.tensor(prior, dtype=torch.float64), atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        (logits + offsets).softmax(1).mean(0),
+        torch.tensor(prior, dtype=torch.float64),
+        atol=2e-5,
+        rtol=0,
+    )
     assert abs(offsets.sum().item()) < 1e-9
 
 
@@ -492,11 +577,16 @@ def test_prior_offsets_undo_an_offset():
     logits = skewed_logits()
     shift = torch.tensor([1.0, -4, 2, 0, 1], dtype=torch.float64)
     torch.testing.assert_close(
-        prior_offsets(logits + shift, logits.softmax(1).mean(0), tolerance=1e-9), shift.mean() - shift, atol=1e-6, rtol=0
+        prior_offsets(logits + shift, logits.softmax(1).mean(0), tolerance=1e-9),
+        shift.mean() - shift,
+        atol=1e-6,
+        rtol=0,
     )
 
 
-@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.5, 0.5, 0.0, 0.0, 0.0], [0.3] * 5, [float("nan")] * 5])
+@pytest.mark.parametrize(
+    "prior", [[0.5, 0.5], [0.5, 0.5, 0.0, 0.0, 0.0], [0.3] * 5, [float("nan")] * 5]
+)
 def test_prior_offsets_refuse_what_is_no_prior(prior):
     with pytest.raises(ValueError, match=r"prior must be \(5,\) positive numbers that sum to 1"):
         prior_offsets(skewed_logits(), torch.tensor(prior))

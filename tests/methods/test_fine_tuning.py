@@ -18,7 +18,14 @@ from tlcourse.training import cross_entropy, fit, record
 def network() -> nn.Sequential:
     """A trunk with everything that moves by itself, and a head."""
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 8))
+    trunk = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(4 * 36, 8),
+    )
     model = nn.Sequential()
     model.trunk, model.head = trunk, nn.Linear(8, 3)
     return model
@@ -27,7 +34,9 @@ def network() -> nn.Sequential:
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(16, 1, 8, 8, generator=generator), torch.randint(3, (16,), generator=generator)
+    return torch.randn(16, 1, 8, 8, generator=generator), torch.randint(
+        3, (16,), generator=generator
+    )
 
 
 def state(module):
@@ -133,7 +142,12 @@ def test_gradients_flow_through_to_what_lies_below(batch):
 
 
 def test_fit_leaves_a_frozen_trunk_alone():
-    images = Images(torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8), torch.arange(64) % 10, tuple("0123456789"), "noise")
+    images = Images(
+        torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8),
+        torch.arange(64) % 10,
+        tuple("0123456789"),
+        "noise",
+    )
     model = MLP(784, 16, 10, dropout=0.5)
     freeze(model.fc1)
     before, head = state(model.fc1), state(model.head)
@@ -145,7 +159,10 @@ def test_fit_leaves_a_frozen_trunk_alone():
 def test_a_head_on_recorded_features_learns_the_same():
     """Why a frozen trunk needs to run only once."""
     generator = torch.Generator().manual_seed(2)
-    x, y = torch.randn(96, 1, 8, 8, generator=generator), torch.randint(3, (96,), generator=generator)
+    x, y = (
+        torch.randn(96, 1, 8, 8, generator=generator),
+        torch.randint(3, (96,), generator=generator),
+    )
     through = network()
     alone = deepcopy(through.head)
     freeze(through.trunk)
@@ -159,7 +176,9 @@ def test_frozen_batch_norm_is_torchvisions(batch):
     norm = nn.BatchNorm2d(1)
     norm(batch[0] * 3 + 1)
     theirs = FrozenBatchNorm2d(1, eps=norm.eps)
-    theirs.load_state_dict({name: value for name, value in norm.state_dict().items() if name != "num_batches_tracked"})
+    theirs.load_state_dict(
+        {name: value for name, value in norm.state_dict().items() if name != "num_batches_tracked"}
+    )
     torch.testing.assert_close(freeze(norm).train()(batch[0]), theirs(batch[0]))
 
 
@@ -184,7 +203,10 @@ def test_unfreezing_restores_exactly(batch):
 def test_an_inner_part_can_be_unfrozen_alone(batch):
     model = freeze(network())
     unfreeze(model.head)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        "head.weight",
+        "head.bias",
+    }
 
 
 # a new head
@@ -200,14 +222,24 @@ def test_a_new_head_has_new_weights_and_as_many_outputs():
 
 
 def test_a_head_deep_inside_keeps_device_dtype_and_bias():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 5, bias=False, dtype=torch.float64)), nn.ReLU())
+    model = nn.Sequential(
+        nn.Linear(3, 4),
+        nn.Sequential(nn.ReLU(), nn.Linear(4, 5, bias=False, dtype=torch.float64)),
+        nn.ReLU(),
+    )
     replace_head(model, 2)
-    assert (model[1][1].out_features, model[1][1].bias, model[1][1].weight.dtype) == (2, None, torch.float64)
+    assert (model[1][1].out_features, model[1][1].bias, model[1][1].weight.dtype) == (
+        2,
+        None,
+        torch.float64,
+    )
 
 
 @pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 1), nn.Linear(2, 2)])
 def test_a_model_without_a_linear_layer_inside_is_refused(model):
-    with pytest.raises(ValueError, match="the model has no linear layer inside that could be its head"):
+    with pytest.raises(
+        ValueError, match="the model has no linear layer inside that could be its head"
+    ):
         replace_head(model, 3)
 
 
@@ -228,14 +260,29 @@ def test_groups_are_disjoint_and_complete():
 
 def test_rates_by_layer_and_no_decay_on_norms_and_biases():
     model = ConvNet(size=8, width=2, units=8)
-    rate = {id(p): (g["lr"], g.get("weight_decay")) for g in parameter_groups(model, 0.1, head_lr=1.0, decay=0.5) for p in g["params"]}
-    expected = {"head": 1.0, "fc7": 0.1, "fc6": 0.05, "block3": 0.025, "block2": 0.0125, "block1": 0.00625}
+    rate = {
+        id(p): (g["lr"], g.get("weight_decay"))
+        for g in parameter_groups(model, 0.1, head_lr=1.0, decay=0.5)
+        for p in g["params"]
+    }
+    expected = {
+        "head": 1.0,
+        "fc7": 0.1,
+        "fc6": 0.05,
+        "block3": 0.025,
+        "block2": 0.0125,
+        "block1": 0.00625,
+    }
     for name, p in model.named_parameters():
         lr, weight_decay = rate[id(p)]
         assert lr == pytest.approx(expected[name.split(".")[0]])
         assert weight_decay == (0.0 if p.ndim == 1 else None)
     norm = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
-    assert [g["weight_decay"] for g in parameter_groups(norm, 0.1) if any(p is norm[0].weight for p in g["params"])] == [0.0]
+    assert [
+        g["weight_decay"]
+        for g in parameter_groups(norm, 0.1)
+        if any(p is norm[0].weight for p in g["params"])
+    ] == [0.0]
 
 
 def test_a_frozen_head_leaves_the_next_layer_the_head():

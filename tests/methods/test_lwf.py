@@ -1,4 +1,6 @@
-"""Learning without forgetting: its identities, what each way trains, and the mistakes of other libraries."""
+"""Learning without forgetting: its identities, what each way trains, and the mistakes of other
+libraries.
+"""
 
 from copy import deepcopy
 
@@ -40,7 +42,9 @@ def network(dropout=0.0) -> Heads:
 @pytest.fixture
 def images():
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(48, 1, 8, 8, generator=generator), torch.randint(5, (48,), generator=generator)
+    return torch.randn(48, 1, 8, 8, generator=generator), torch.randint(
+        5, (48,), generator=generator
+    )
 
 
 def state(module):
@@ -52,7 +56,9 @@ def state(module):
 
 def test_the_old_loss_is_cross_entropy_of_softened_probabilities():
     z, v = logits(6, 4), logits(6, 4, seed=1)
-    p, q = (x.softmax(1) ** 0.5 for x in (v, z))  # the paper's form: powers 1/T of probabilities, made to sum to one again
+    p, q = (
+        x.softmax(1) ** 0.5 for x in (v, z)
+    )  # the paper's form: powers 1/T of probabilities, made to sum to one again
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     torch.testing.assert_close(response_loss(z, v, T=2), -(p * q.log()).sum(1).mean())
 
@@ -72,7 +78,9 @@ def test_its_gradient_is_that_of_distillation_without_the_factor(labels):
     (ours,) = torch.autograd.grad(response_loss(z, v, T=2), z)
     (theirs,) = torch.autograd.grad(distillation_loss(z, v, labels, T=2, alpha=1), z)
     torch.testing.assert_close(4 * ours, theirs)
-    torch.testing.assert_close(response_loss(z, v, T=2, scaled=True), distillation_loss(z, v, labels, T=2, alpha=1))
+    torch.testing.assert_close(
+        response_loss(z, v, T=2, scaled=True), distillation_loss(z, v, labels, T=2, alpha=1)
+    )
     torch.testing.assert_close(6 * ours, ((z / 2).softmax(1) - (v / 2).softmax(1)).detach() / 2)
 
 
@@ -94,11 +102,18 @@ def test_large_logits_stay_finite(size):
 def test_a_weight_of_zero_is_fine_tuning_and_the_weight_scales_the_old_loss(labels):
     new, old, then = logits(6, 5), logits(6, 4, seed=1), logits(6, 4, seed=2)
     assert lwf_loss(new, labels, old, then, weight=0) == F.cross_entropy(new, labels)
-    torch.testing.assert_close(lwf_loss(new, labels, old, then, weight=3), F.cross_entropy(new, labels) + 3 * response_loss(old, then))
+    torch.testing.assert_close(
+        lwf_loss(new, labels, old, then, weight=3),
+        F.cross_entropy(new, labels) + 3 * response_loss(old, then),
+    )
 
 
 def test_several_old_tasks_are_summed(labels):
-    new, old, then = logits(6, 5), [logits(6, 4, seed=1), logits(6, 2, seed=3)], [logits(6, 4, seed=2), logits(6, 2, seed=4)]
+    new, old, then = (
+        logits(6, 5),
+        [logits(6, 4, seed=1), logits(6, 2, seed=3)],
+        [logits(6, 4, seed=2), logits(6, 2, seed=4)],
+    )
     expected = F.cross_entropy(new, labels) + sum(response_loss(z, v) for z, v in zip(old, then))
     torch.testing.assert_close(lwf_loss(new, labels, old, then), expected)
 
@@ -107,12 +122,17 @@ def test_a_batch_given_twice_has_the_same_loss(labels):
     new, old, then = logits(6, 5), logits(6, 4, seed=1), logits(6, 4, seed=2)
     twice = [torch.cat([x, x]) for x in (new, labels, old, then)]
     torch.testing.assert_close(lwf_loss(*twice), lwf_loss(new, labels, old, then))
-    torch.testing.assert_close(lfl_loss(*twice, weight=2), lfl_loss(new, labels, old, then, weight=2))
+    torch.testing.assert_close(
+        lfl_loss(*twice, weight=2), lfl_loss(new, labels, old, then, weight=2)
+    )
 
 
 def test_lfl_is_half_the_squared_distance_of_features(labels):
     new, now, then = logits(6, 5), logits(6, 8, seed=1), logits(6, 8, seed=2)
-    expected = F.cross_entropy(new, labels) + 0.7 * 0.5 * sum((a - b).norm() ** 2 for a, b in zip(now, then)) / 6
+    expected = (
+        F.cross_entropy(new, labels)
+        + 0.7 * 0.5 * sum((a - b).norm() ** 2 for a, b in zip(now, then)) / 6
+    )
     torch.testing.assert_close(lfl_loss(new, labels, now, then, weight=0.7), expected)
     leaf = now.clone().requires_grad_()
     (found,) = torch.autograd.grad(lfl_loss(new, labels, leaf, then, weight=0.7), leaf)
@@ -122,7 +142,9 @@ def test_lfl_is_half_the_squared_distance_of_features(labels):
 def test_recorded_answers_get_no_gradient(labels):
     then = logits(6, 4, seed=2).requires_grad_()
     loss = lwf_loss(logits(6, 5).requires_grad_(), labels, logits(6, 4, seed=1), then)
-    loss = loss + lfl_loss(logits(6, 5), labels, logits(6, 4, seed=1).requires_grad_(), then, weight=1)
+    loss = loss + lfl_loss(
+        logits(6, 5), labels, logits(6, 4, seed=1).requires_grad_(), then, weight=1
+    )
     loss.backward()
     assert then.grad is None
 
@@ -130,21 +152,45 @@ def test_recorded_answers_get_no_gradient(labels):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: response_loss(logits(6), logits(6)), r"logits must have shape \(N, K\) and not be empty, got \(6,\)"),
-        (lambda: response_loss(logits(0, 3), logits(0, 3)), r"not be empty, got \(0, 3\)"),
-        (lambda: response_loss(logits(2, 3), logits(2, 4)), r"must have the same shape, got \(2, 3\) and \(2, 4\)"),
-        (lambda: response_loss(logits(2, 3), logits(2, 3), T=0), "T must be a finite number > 0, got 0"),
         (
-            lambda: lwf_loss(logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 3), weight=-1),
+            lambda: response_loss(logits(6), logits(6)),
+            r"logits must have shape \(N, K\) and not be empty, got \(6,\)",
+        ),
+        (lambda: response_loss(logits(0, 3), logits(0, 3)), r"not be empty, got \(0, 3\)"),
+        (
+            lambda: response_loss(logits(2, 3), logits(2, 4)),
+            r"must have the same shape, got \(2, 3\) and \(2, 4\)",
+        ),
+        (
+            lambda: response_loss(logits(2, 3), logits(2, 3), T=0),
+            "T must be a finite number > 0, got 0",
+        ),
+        (
+            lambda: lwf_loss(
+                logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 3), weight=-1
+            ),
             "weight must be a finite number >= 0, got -1",
         ),
-        (lambda: lwf_loss(logits(2, 3), torch.tensor([0, 1]), [], []), "must be of the same old tasks, got 0 and 0"),
+        (
+            lambda: lwf_loss(logits(2, 3), torch.tensor([0, 1]), [], []),
+            "must be of the same old tasks, got 0 and 0",
+        ),
         (
             lambda: lwf_loss(logits(2, 3), torch.tensor([0, 1]), [logits(2, 3)] * 2, logits(2, 3)),
             "must be of the same old tasks, got 2 and 1",
         ),
-        (lambda: lfl_loss(logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 4), weight=1), r"got \(2, 3\) and \(2, 4\)"),
-        (lambda: lfl_loss(logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 3), weight=float("nan")), "weight must be a finite"),
+        (
+            lambda: lfl_loss(
+                logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 4), weight=1
+            ),
+            r"got \(2, 3\) and \(2, 4\)",
+        ),
+        (
+            lambda: lfl_loss(
+                logits(2, 3), torch.tensor([0, 1]), logits(2, 3), logits(2, 3), weight=float("nan")
+            ),
+            "weight must be a finite",
+        ),
         (lambda: Heads(nn.Identity()), "a network needs at least one head"),
     ],
 )
@@ -186,12 +232,24 @@ TRAINED = {
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_trains_exactly_its_tensors(way, images):
     net = add_task(network(), "new", 5, way)
-    trainable = {".".join(name.split(".")[:2]) for name, p in net.named_parameters() if p.requires_grad}
+    trainable = {
+        ".".join(name.split(".")[:2]) for name, p in net.named_parameters() if p.requires_grad
+    }
     assert trainable & {"trunk.block1", "trunk.fc6", "heads.old", "heads.new"} == TRAINED[way]
     before = state(net)
     recorded = predict(net, images, output="old")
-    fit(net, images, lambda n, b: lwf(n, b, recorded), epochs=1, batch_size=16, weight_decay=0.1, progress=False)
-    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    fit(
+        net,
+        images,
+        lambda n, b: lwf(n, b, recorded),
+        epochs=1,
+        batch_size=16,
+        weight_decay=0.1,
+        progress=False,
+    )
+    moved = {
+        name for name, value in net.state_dict().items() if not torch.equal(value, before[name])
+    }
     learnable = {name for name, p in net.named_parameters() if p.requires_grad}
     assert moved & dict(net.named_parameters()).keys() == learnable
     assert ("trunk.norm.running_mean" in moved) == (WAYS[way].trunk == "all")
@@ -205,7 +263,10 @@ def test_the_old_head_is_in_the_optimizer_of_lwf():
 
 def test_feature_extraction_gets_a_head_with_a_hidden_layer():
     net = add_task(network(dropout=0.5), "new", 5, "feature extraction", hidden=16)
-    assert [layer.out_features for layer in net.heads["new"] if isinstance(layer, nn.Linear)] == [16, 5]
+    assert [layer.out_features for layer in net.heads["new"] if isinstance(layer, nn.Linear)] == [
+        16,
+        5,
+    ]
     x = torch.randn(4, 1, 8, 8)
     net.train()
     assert torch.equal(net(x)["new"], net(x)["new"])  # dropout is off
@@ -215,16 +276,27 @@ def test_warm_up_leaves_trunk_old_head_and_buffers_as_they_were(images):
     net = add_task(network(dropout=0.5), "new", 5, "LwF")
     freeze(net.trunk), freeze(net.heads["old"])
     trunk, old, new = state(net.trunk), state(net.heads["old"]), state(net.heads["new"])
-    fit(net, images, lambda n, b: F.cross_entropy(n(b.x)["new"], b.y), epochs=2, weight_decay=0.1, progress=False)
+    fit(
+        net,
+        images,
+        lambda n, b: F.cross_entropy(n(b.x)["new"], b.y),
+        epochs=2,
+        weight_decay=0.1,
+        progress=False,
+    )
     assert all(torch.equal(value, net.trunk.state_dict()[name]) for name, value in trunk.items())
-    assert all(torch.equal(value, net.heads["old"].state_dict()[name]) for name, value in old.items())
+    assert all(
+        torch.equal(value, net.heads["old"].state_dict()[name]) for name, value in old.items()
+    )
     assert not torch.equal(net.heads["new"].weight, new["weight"])
     unfreeze(net.trunk), unfreeze(net.heads["old"])
     assert all(p.requires_grad for p in net.parameters())
 
 
 def test_recording_in_eval_mode_makes_an_unchanged_network_agree_with_itself(images):
-    """With a teacher left in training mode, dropout alone would make a penalty out of nothing, as in one library."""
+    """With a teacher left in training mode, dropout alone would make a penalty out of nothing, as
+    in one library.
+    """
     net = network(dropout=0.5)
     net.train()
     recorded = predict(net, images, output="old")
@@ -253,7 +325,15 @@ def test_the_larger_the_weight_the_less_the_old_answers_move(images):
     for weight in (0.0, 1.0, 30.0):
         net = add_task(network(), "new", 5, "LwF")
         recorded = predict(net, images, output="old")
-        fit(net, images, lambda n, b, w=weight, r=recorded: lwf(n, b, r, w), epochs=10, lr=3e-3, batch_size=16, progress=False)
+        fit(
+            net,
+            images,
+            lambda n, b, w=weight, r=recorded: lwf(n, b, r, w),
+            epochs=10,
+            lr=3e-3,
+            batch_size=16,
+            progress=False,
+        )
         moved.append((predict(net, images, output="old") - recorded).norm().item())
     assert moved[0] > moved[1] > moved[2]
 
@@ -261,7 +341,12 @@ def test_the_larger_the_weight_the_less_the_old_answers_move(images):
 @pytest.mark.parametrize(
     ("task", "classes", "way", "said"),
     [
-        ("new", 5, "magic", "way must be one of LwF, LFL, fine-tuning, fine-tuning FC, feature extraction, joint training, got 'magic'"),
+        (
+            "new",
+            5,
+            "magic",
+            "way must be one of LwF, LFL, fine-tuning, fine-tuning FC, feature extraction, joint training, got 'magic'",
+        ),
         ("old", 5, "LwF", "there is a head for 'old' already"),
         ("new", 0, "LwF", "classes must be >= 1, got 0"),
     ],
@@ -281,4 +366,6 @@ def test_batches_carry_what_the_objective_needs(images):
     index = torch.tensor([5, 3, 40])
     batch = Batch(images[0][index], images[1][index], index, 0.0)
     said = net.eval()(batch.x)
-    torch.testing.assert_close(lwf(net, batch, recorded), lwf_loss(said["new"], batch.y, said["old"], recorded[[5, 3, 40]]))
+    torch.testing.assert_close(
+        lwf(net, batch, recorded), lwf_loss(said["new"], batch.y, said["old"], recorded[[5, 3, 40]])
+    )

@@ -1,4 +1,6 @@
-"""What a network looks at: hand values, identities, captum where captum is right, and a model that is left as it was."""
+"""What a network looks at: hand values, identities, captum where captum is right, and a model that
+is left as it was.
+"""
 
 import copy
 
@@ -25,7 +27,11 @@ class Residual(nn.Module):
 
     def __init__(self, inplace=False):
         super().__init__()
-        self.norm, self.conv, self.relu = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=inplace)
+        self.norm, self.conv, self.relu = (
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.ReLU(inplace=inplace),
+        )
 
     def forward(self, x):
         return x + self.conv(self.relu(self.norm(x)))
@@ -34,9 +40,18 @@ class Residual(nn.Module):
 def network(kind="plain", seed=0):
     torch.manual_seed(seed)
     inplace = kind == "in place"
-    middle = [Residual()] if kind == "residual" else [nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=inplace)]
+    middle = (
+        [Residual()]
+        if kind == "residual"
+        else [nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=inplace)]
+    )
     if kind == "norm":
-        middle = [nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+        middle = [
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+        ]
     body = [nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=inplace), nn.MaxPool2d(2), *middle]
     net = nn.Sequential(*body, nn.Flatten(), nn.Linear(96, 5)).double().eval()
     for part in net.modules():
@@ -64,7 +79,9 @@ def test_grad_cam_is_captums_where_its_negative_part_is_cut(kind, layer):
 
 def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_class_activation_map():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).double()
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    ).double()
     A = net[:2](x)
     cam = torch.einsum("nk,nkhw->nhw", net[4].weight[classes], A)
     assert_close(grad_cam(net, "1", x, classes), (cam / 36).relu().detach())
@@ -147,7 +164,9 @@ def test_captum_agrees_where_no_relu_is_skipped(kind):
     for part in (other := copy.deepcopy(net)).modules():
         if isinstance(part, nn.ReLU):
             part.inplace = False
-    expected = captum.attr.GuidedBackprop(other).attribute(x.clone().requires_grad_(), target=classes)
+    expected = captum.attr.GuidedBackprop(other).attribute(
+        x.clone().requires_grad_(), target=classes
+    )
     assert_close(guided_backprop(net, x, classes), expected)
 
 
@@ -170,7 +189,12 @@ def test_outside_of_it_a_relu_is_a_relu():
 
 
 @pytest.mark.parametrize(
-    "method", [lambda net, x, c: grad_cam(net, "3", x, c), guided_backprop, lambda net, x, c: guided_grad_cam(net, "3", x, c)]
+    "method",
+    [
+        lambda net, x, c: grad_cam(net, "3", x, c),
+        guided_backprop,
+        lambda net, x, c: guided_grad_cam(net, "3", x, c),
+    ],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_a_loop_and_the_model_is_left_as_it_was(method, kind):
@@ -187,7 +211,10 @@ def test_a_batch_is_a_loop_and_the_model_is_left_as_it_was(method, kind):
     assert not found.requires_grad
     assert [part.training for part in net.modules()] == modes
     assert all(a is b for a, b in zip(net.modules(), parts, strict=True))
-    assert not any(part._forward_hooks or part._backward_hooks or part._forward_pre_hooks for part in net.modules())
+    assert not any(
+        part._forward_hooks or part._backward_hooks or part._forward_pre_hooks
+        for part in net.modules()
+    )
     assert (net[0].weight.grad == 1).all()
     assert all(p.grad is None for name, p in net.named_parameters() if name != "0.weight")
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
@@ -219,7 +246,9 @@ class Broken(nn.Module):
         raise RuntimeError("broken inside")
 
 
-@pytest.mark.parametrize("method", [lambda net: grad_cam(net, "0", x, 0), lambda net: guided_backprop(net, x, 0)])
+@pytest.mark.parametrize(
+    "method", [lambda net: grad_cam(net, "0", x, 0), lambda net: guided_backprop(net, x, 0)]
+)
 def test_the_model_is_left_as_it_was_also_when_something_raises(method):
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), Broken()).double().train()
     with pytest.raises(RuntimeError, match="broken inside"):
@@ -244,8 +273,24 @@ OTHERS = {
     "prelu": nn.PReLU(),
     "rrelu": nn.RReLU(),
     "softmax": nn.Softmax(1),
-    **{part.__name__: part() for part in (nn.SELU, nn.CELU, nn.ELU, nn.GELU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softplus)},
-    **{part.__name__: part() for part in (nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink)},
+    **{
+        part.__name__: part()
+        for part in (
+            nn.SELU,
+            nn.CELU,
+            nn.ELU,
+            nn.GELU,
+            nn.Mish,
+            nn.Sigmoid,
+            nn.Tanh,
+            nn.LogSigmoid,
+            nn.Softplus,
+        )
+    },
+    **{
+        part.__name__: part()
+        for part in (nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink)
+    },
 }
 
 
@@ -261,7 +306,14 @@ class Called(nn.Module):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", OTHERS)
 def test_one_relu_does_not_hide_another_nonlinearity(kind):
-    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1), Called(OTHERS[kind]), nn.Flatten(), nn.Linear(108, 5)).double()
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 1),
+        Called(OTHERS[kind]),
+        nn.Flatten(),
+        nn.Linear(108, 5),
+    ).double()
     with pytest.raises(ValueError, match="defined for ReLUs, and this model computes"):
         guided_backprop(net, x, 0)
 
@@ -276,7 +328,9 @@ class Prepares(nn.Module):
 def test_a_model_may_work_in_place_on_what_it_is_given():
     net = network()
     prepared, before = nn.Sequential(Prepares(), *net), x.clone()
-    expected = guided_grad_cam(nn.Sequential(Called(lambda x: (x - 0.5) / 0.25), *net), "4", x, classes)
+    expected = guided_grad_cam(
+        nn.Sequential(Called(lambda x: (x - 0.5) / 0.25), *net), "4", x, classes
+    )
     assert_close(guided_grad_cam(prepared, "4", x, classes), expected)
     assert torch.equal(x, before)
 
@@ -297,7 +351,9 @@ class Merging(nn.Linear):
     merged = False
 
     def train(self, mode=True):
-        self.weight.data.add_(1.0 if self.merged and mode else -1.0 if not self.merged and not mode else 0.0)
+        self.weight.data.add_(
+            1.0 if self.merged and mode else -1.0 if not self.merged and not mode else 0.0
+        )
         self.merged = not mode
         return super().train(mode)
 
@@ -343,20 +399,41 @@ def with_(activation):
         (lambda: grad_cam(network(), "9", x, 0), "the model has no layer '9'; it has 0, 1, 2, 3"),
         (lambda: grad_cam(network(), "", x, 0), "the model has no layer ''"),
         (lambda: grad_cam(network(), "6", x, 0), r"must give \(N, C, H, W\), got \(3, 5\)"),
-        (lambda: grad_cam(Twice().double(), "conv", x, 0), "must be met once in a forward pass, it was met 2 times"),
-        (lambda: grad_cam(Beside().double(), "other", x, 0), "the layer 'other' must give a tensor, got tuple"),
-        (lambda: grad_cam(Beside().double(), "conv", x, 0), "the layer 'conv' must reach the logits, and they do not depend on it"),
-        (lambda: grad_cam(network(), "3", x, classes[:2]), r"one for each of 3 images, got \(2,\), torch.int64"),
+        (
+            lambda: grad_cam(Twice().double(), "conv", x, 0),
+            "must be met once in a forward pass, it was met 2 times",
+        ),
+        (
+            lambda: grad_cam(Beside().double(), "other", x, 0),
+            "the layer 'other' must give a tensor, got tuple",
+        ),
+        (
+            lambda: grad_cam(Beside().double(), "conv", x, 0),
+            "the layer 'conv' must reach the logits, and they do not depend on it",
+        ),
+        (
+            lambda: grad_cam(network(), "3", x, classes[:2]),
+            r"one for each of 3 images, got \(2,\), torch.int64",
+        ),
         (
             lambda: grad_cam(network(), "3", x, 1.0),
             r"classes must be one whole number or one for each of 3 images, got \(\), torch.float32",
         ),
-        (lambda: guided_backprop(nn.Sequential(network(), Called(lambda z: z[:2])), x, 0), "for each of 3 images, got 2"),
+        (
+            lambda: guided_backprop(nn.Sequential(network(), Called(lambda z: z[:2])), x, 0),
+            "for each of 3 images, got 2",
+        ),
         (lambda: grad_cam(network(), "3", x, 5), "classes must be in 0 … 4, got 5"),
         (lambda: guided_backprop(network(), x, -1), "classes must be in 0 … 4, got -1"),
-        (lambda: guided_backprop(network()[:3], x, 0), r"the model must give logits of shape \(N, K\)"),
+        (
+            lambda: guided_backprop(network()[:3], x, 0),
+            r"the model must give logits of shape \(N, K\)",
+        ),
         (lambda: guided_backprop(with_(nn.Identity()), x, 0), "this one computes none"),
-        (lambda: guided_backprop(with_(nn.SiLU()), x, 0), "defined for ReLUs, and this model computes Silu"),
+        (
+            lambda: guided_backprop(with_(nn.SiLU()), x, 0),
+            "defined for ReLUs, and this model computes Silu",
+        ),
         (lambda: guided_backprop(with_(nn.LeakyReLU()), x, 0), "this model computes LeakyRelu"),
         (lambda: guided_backprop(with_(nn.Hardtanh()), x, 0), "this model computes Hardtanh"),
     ],

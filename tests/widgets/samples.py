@@ -9,7 +9,9 @@ from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget
 
 def networks(many: int, classes: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
-    return {name: draw.normal(size=(many, classes)) * 5 for name in ("teacher", "alone", "distilled")}
+    return {
+        name: draw.normal(size=(many, classes)) * 5 for name in ("teacher", "alone", "distilled")
+    }
 
 
 def temperature(**options: Any) -> TemperatureWidget:
@@ -18,7 +20,11 @@ def temperature(**options: Any) -> TemperatureWidget:
 
 
 def prediction(**options: Any) -> PredictionWidget:
-    return PredictionWidget("How many?", **{"answer": 67.8, "interval": (58, 77.7), "unit": "errors", "why": "It says more."} | options)
+    return PredictionWidget(
+        "How many?",
+        **{"answer": 67.8, "interval": (58, 77.7), "unit": "errors", "why": "It says more."}
+        | options,
+    )
 
 
 def curves(points: int = 21, tasks: int = 3) -> np.ndarray:
@@ -31,13 +37,21 @@ def curves(points: int = 21, tasks: int = 3) -> np.ndarray:
 def forgetting(**options: Any) -> ForgettingWidget:
     by_weight = {0.0: curves(), 0.3: curves() * 0.9, 3.0: curves() * 0.95}
     others = {"feature extraction": curves() * 0.8, "joint training": curves()}
-    return ForgettingWidget(**{"tasks": ["a", "b", "c"], "starts": [0, 7, 14], "by_weight": by_weight, "others": others} | options)
+    return ForgettingWidget(
+        **{"tasks": ["a", "b", "c"], "starts": [0, 7, 14], "by_weight": by_weight, "others": others}
+        | options
+    )
 
 
-def features(many: int = 3, networks: tuple[str, ...] = ("teacher", "alone")) -> dict[str, dict[str, np.ndarray]]:
+def features(
+    many: int = 3, networks: tuple[str, ...] = ("teacher", "alone")
+) -> dict[str, dict[str, np.ndarray]]:
     draw = np.random.default_rng(3)
     sizes = {"group 1": (4, 7, 7), "group 2": (6, 4, 4)}
-    return {name: {layer: draw.normal(size=(many, *size)) for layer, size in sizes.items()} for name in networks}
+    return {
+        name: {layer: draw.normal(size=(many, *size)) for layer, size in sizes.items()}
+        for name in networks
+    }
 
 
 def looks(**options: Any) -> AttentionWidget:
@@ -48,5 +62,10 @@ def looks(**options: Any) -> AttentionWidget:
 def photos(**options: Any) -> AttentionWidget:
     pixels = np.random.default_rng(5).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     maps = {"cat": np.random.default_rng(6).uniform(size=(2, 7, 7)), "coffee": np.zeros((2, 7, 7))}
-    given = {"pictures": pixels, "features": features(2, ("network",)), "maps": maps, "names": ["a cat", "a cup"]}
+    given = {
+        "pictures": pixels,
+        "features": features(2, ("network",)),
+        "maps": maps,
+        "names": ["a cat", "a cup"],
+    }
     return AttentionWidget(**given | options)

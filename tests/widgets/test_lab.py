@@ -1,4 +1,6 @@
-"""JupyterLab itself in Chromium: the widgets under the keyboard, and nothing in the notebook changes by it."""
+"""JupyterLab itself in Chromium: the widgets under the keyboard, and nothing in the notebook
+changes by it.
+"""
 
 import os
 import subprocess
@@ -29,8 +31,13 @@ def server(tmp_path_factory):
     from jupyter_server.serverapp import list_running_servers
 
     folder = tmp_path_factory.mktemp("lab")
-    cells = [nbformat.v4.new_code_cell(source.replace("{here!r}", repr(str(Path(__file__).parent)))) for source in SOURCES]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}  # else JupyterLab asks which
+    cells = [
+        nbformat.v4.new_code_cell(source.replace("{here!r}", repr(str(Path(__file__).parent))))
+        for source in SOURCES
+    ]
+    kernel = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+    }  # else JupyterLab asks which
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "one.ipynb")
     command = [
         sys.executable,
@@ -42,13 +49,20 @@ def server(tmp_path_factory):
         "--expose-app-in-browser",
         "--log-level=ERROR",
     ]
-    environment = os.environ | {"JUPYTER_CONFIG_PATH": str(Path(__file__).parents[2] / "tlcourse" / "jupyter"), "JUPYTER_TOKEN": "learn"}
-    running = subprocess.Popen([*command, f"--ServerApp.root_dir={folder}"], env=environment, stderr=subprocess.DEVNULL)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_PATH": str(Path(__file__).parents[2] / "tlcourse" / "jupyter"),
+        "JUPYTER_TOKEN": "learn",
+    }
+    running = subprocess.Popen(
+        [*command, f"--ServerApp.root_dir={folder}"], env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         found, deadline = None, time.monotonic() + 90
         while found is None and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.3)
-            found = next((entry for entry in list_running_servers() if entry["pid"] == running.pid), None)
+            found = next(
+                (entry for entry in list_running_servers() if entry["pid"] == running.pid), None
+            )
         assert found, "JupyterLab did not start"
         yield f"{found['url']}lab/tree/one.ipynb?reset&token=learn"
     finally:
@@ -65,7 +79,11 @@ def lab(server, browser):
     tab.on(
         "request",
         lambda r: (
-            tab.complaints.append(r.url) if "//127.0.0.1" not in r.url and "//localhost" not in r.url and r.url.startswith("http") else None
+            tab.complaints.append(r.url)
+            if "//127.0.0.1" not in r.url
+            and "//localhost" not in r.url
+            and r.url.startswith("http")
+            else None
         ),
     )
     tab.goto(server)
@@ -74,7 +92,10 @@ def lab(server, browser):
     tab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
-    tab.wait_for_function("document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(9)?.textContent.includes('10')", timeout=60_000)
+    tab.wait_for_function(
+        "document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(9)?.textContent.includes('10')",
+        timeout=60_000,
+    )
     yield tab
     tab.close()
 
@@ -82,7 +103,9 @@ def lab(server, browser):
 def says(tab, position):
     """Run one cell again, and what it prints then."""
     tab.evaluate(f"jupyterapp.shell.currentWidget.content.activeCellIndex = {position}")
-    before = tab.locator(".jp-Notebook .jp-Cell").nth(position).locator(".jp-InputPrompt").inner_text()
+    before = (
+        tab.locator(".jp-Notebook .jp-Cell").nth(position).locator(".jp-InputPrompt").inner_text()
+    )
     tab.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     where = tab.locator(".jp-Notebook .jp-Cell").nth(position)
     for _ in range(100):
@@ -93,7 +116,9 @@ def says(tab, position):
 
 
 def sources(tab):
-    return tab.evaluate("jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.sharedModel.source)")
+    return tab.evaluate(
+        "jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.sharedModel.source)"
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +136,9 @@ def test_the_slider_moves_in_the_widget_and_in_python_and_nothing_else_changes(l
     lab.wait_for_timeout(500)
     assert says(lab, 3) == "T is 1.0"
     assert says(lab, 5) == ""
-    lab.wait_for_function("document.querySelector('.tlc-temperature input').getAttribute('aria-valuetext') === 'T = 4'")
+    lab.wait_for_function(
+        "document.querySelector('.tlc-temperature input').getAttribute('aria-valuetext') === 'T = 4'"
+    )
     assert sources(lab) == before
     assert lab.complaints == []
 
@@ -160,7 +187,10 @@ def test_the_power_and_the_layer_reach_python_and_arrows_on_a_map_stay_there(lab
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_text_can_be_read_in_both_themes(lab, theme):
     lab.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-    lab.wait_for_function("dark => document.body.dataset.jpThemeLight === (dark ? 'false' : 'true')", arg="Dark" in theme)
+    lab.wait_for_function(
+        "dark => document.body.dataset.jpThemeLight === (dark ? 'false' : 'true')",
+        arg="Dark" in theme,
+    )
     ratios = lab.evaluate("""() => {
       const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
         .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };

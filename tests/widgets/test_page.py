@@ -1,4 +1,6 @@
-"""A saved page in Chromium with every request blocked: widgets mount and work by keyboard, at every width."""
+"""A saved page in Chromium with every request blocked: widgets mount and work by keyboard, at every
+width.
+"""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,15 +31,28 @@ SOURCES = [
 def page(tmp_path_factory):
     """A notebook with all that a chapter holds, run and exported."""
     folder, here = tmp_path_factory.mktemp("page"), str(Path(__file__).parent)
-    cells = [nbformat.v4.new_code_cell(source.replace("{here!r}", repr(here))) for source in SOURCES]
+    cells = [
+        nbformat.v4.new_code_cell(source.replace("{here!r}", repr(here))) for source in SOURCES
+    ]
     cells[7].metadata["jupyter"] = {"source_hidden": True}
-    words = nbformat.v4.new_markdown_cell("# A <page>\n\nWith $q_i = e^{z_i/T}$ and\n\n$$\\mathcal{L} = \\alpha T^2 \\boldsymbol{x}$$")
+    words = nbformat.v4.new_markdown_cell(
+        "# A <page>\n\nWith $q_i = e^{z_i/T}$ and\n\n$$\\mathcal{L} = \\alpha T^2 \\boldsymbol{x}$$"
+    )
     nbformat.write(nbformat.v4.new_notebook(cells=[words, *cells]), folder / "one.ipynb")
     execute(folder / "one.ipynb")
-    saved = nbformat.read(folder / "one.ipynb", as_version=4)  # JupyterLab, unlike `execute`, also saves what other libraries draw
-    view = {VIEW: {"model_id": "foreign", "version_major": 2, "version_minor": 0}, "text/plain": "IntSlider(value=0)"}
+    saved = nbformat.read(
+        folder / "one.ipynb", as_version=4
+    )  # JupyterLab, unlike `execute`, also saves what other libraries draw
+    view = {
+        VIEW: {"model_id": "foreign", "version_major": 2, "version_minor": 0},
+        "text/plain": "IntSlider(value=0)",
+    }
     saved.cells[-2].outputs.append(nbformat.v4.new_output("display_data", view))
-    foreign = {"model_module": "@jupyter-widgets/controls", "model_name": "IntSliderModel", "state": {}}
+    foreign = {
+        "model_module": "@jupyter-widgets/controls",
+        "model_name": "IntSliderModel",
+        "state": {},
+    }
     saved.metadata.widgets[STATE]["state"]["foreign"] = foreign
     nbformat.write(saved, folder / "two.ipynb")
     return write_page(folder / "two.ipynb", folder / "one.html")
@@ -45,20 +60,31 @@ def page(tmp_path_factory):
 
 @contextmanager
 def offline(page, browser):
-    """A page in a browser of 1280 pixels; what it asked for and complained of is checked at the end."""
+    """A page in a browser of 1280 pixels; what it asked for and complained of is checked at the
+    end.
+    """
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints, requests = [], []
-    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on(
+        "console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None
+    )
     tab.on("pageerror", lambda e: complaints.append(str(e)))
     tab.on("request", lambda r: requests.append(r.url))
-    tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file://") else route.abort())
+    tab.route(
+        "**/*",
+        lambda route: (
+            route.continue_() if route.request.url.startswith("file://") else route.abort()
+        ),
+    )
     tab.goto(page.as_uri())
     tab.wait_for_selector(".tlc >> nth=1")
     tab.wait_for_selector("mjx-container svg")
     yield tab
     tab.close()
     assert complaints == []
-    assert {url.rsplit("/", 1)[-1] for url in requests if not url.startswith(("blob:", "data:"))} == {page.name, "tex-svg-full.js"}
+    assert {
+        url.rsplit("/", 1)[-1] for url in requests if not url.startswith(("blob:", "data:"))
+    } == {page.name, "tex-svg-full.js"}
 
 
 @pytest.fixture
@@ -69,10 +95,16 @@ def opened(page, browser):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")),
+    ids=lambda path: path.stem,
+)
 def test_a_chapter_lives_on_a_page_also_on_a_phone(path, tmp_path, browser):
     notebook = nbformat.read(path, as_version=4)
-    views = sum(VIEW in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
+    views = sum(
+        VIEW in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", [])
+    )
     page = write_page(path, tmp_path / "chapter.html")
     assert page.stat().st_size < 2_000_000
     assert path.stat().st_size < 1_000_000
@@ -94,8 +126,13 @@ def test_everything_is_there(opened):
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
-    assert opened.locator("img").get_attribute("alt") == 'Nothing but "axes" & air, which is enough for a test.'
-    assert opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 7  # the slider of another library is gone
+    assert (
+        opened.locator("img").get_attribute("alt")
+        == 'Nothing but "axes" & air, which is enough for a test.'
+    )
+    assert (
+        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 7
+    )  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".jp-OutputArea").all_inner_texts().__str__()
     assert opened.locator("details").first.get_attribute("open") is None
     assert opened.get_by_text("exercise('soften')").count() == 0  # its source is hidden
@@ -114,23 +151,36 @@ def test_the_temperature_by_keyboard(opened):
     for _ in range(40):
         opened.keyboard.press("ArrowLeft")
     assert slider.get_attribute("aria-valuetext") == "T = 1"
-    assert second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    assert (
+        second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    )
     opened.keyboard.press("ArrowRight")
-    assert second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    assert (
+        second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
+    )
     order = []
     for _ in range(3):
         opened.keyboard.press("Tab")
-        order.append(opened.evaluate("[document.activeElement.tagName, document.activeElement.type].join(' ')"))
+        order.append(
+            opened.evaluate(
+                "[document.activeElement.tagName, document.activeElement.type].join(' ')"
+            )
+        )
     assert order == ["BUTTON button", "INPUT checkbox", "INPUT radio"]
     opened.keyboard.press("ArrowRight")
     assert first.locator(".tlc-caption").inner_text() == "label: 2"
-    opened.wait_for_function("document.querySelector('.tlc-temperature [role=status]').textContent.includes('label 2')")
+    opened.wait_for_function(
+        "document.querySelector('.tlc-temperature [role=status]').textContent.includes('label 2')"
+    )
 
 
 @pytest.mark.slow
 def test_forgetting_by_keyboard(opened):
     root = opened.locator(".tlc-forgetting")
-    slider, line = root.get_by_role("slider", name="LwF: weight of the old tasks"), root.locator("path.tlc-line-solid").first
+    slider, line = (
+        root.get_by_role("slider", name="LwF: weight of the old tasks"),
+        root.locator("path.tlc-line-solid").first,
+    )
     slider.focus()
     before = line.get_attribute("d")
     for key, said in [("Home", "weight 0"), ("ArrowRight", "weight 0.3"), ("End", "weight 3")]:
@@ -151,7 +201,10 @@ def test_attention_by_keyboard(opened):
     first, second = (opened.locator(".tlc-attention").nth(i) for i in (0, 1))
     pixels = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
     painted = "canvas => canvas.toDataURL()"
-    canvas, power = first.locator("canvas.tlc-look").first, first.get_by_role("slider", name="Power p")
+    canvas, power = (
+        first.locator("canvas.tlc-look").first,
+        first.get_by_role("slider", name="Power p"),
+    )
     before = canvas.evaluate(painted)
     power.focus()
     opened.keyboard.press("End")
@@ -162,22 +215,31 @@ def test_attention_by_keyboard(opened):
         opened.keyboard.press(key)
     said = first.locator(".tlc-cell").inner_text()
     assert said.startswith("Row 2 of 4, column 2 of 4: teacher ")
-    opened.wait_for_function("said => document.querySelector('.tlc-attention [role=status]').textContent === said", arg=said)
+    opened.wait_for_function(
+        "said => document.querySelector('.tlc-attention [role=status]').textContent === said",
+        arg=said,
+    )
     first.get_by_role("slider", name="Overlay").focus()
     opened.keyboard.press("Home")
     colours = canvas.evaluate(pixels)
-    assert all(colours[i] == colours[i + 1] == colours[i + 2] for i in range(0, len(colours), 4))  # the grey picture alone
+    assert all(
+        colours[i] == colours[i + 1] == colours[i + 2] for i in range(0, len(colours), 4)
+    )  # the grey picture alone
     second.get_by_label("Map").focus()
     opened.keyboard.press("ArrowDown")
     assert second.get_by_label("Map").input_value() == "cat"
     assert second.get_by_role("slider", name="Power p").is_disabled()
     second.locator("canvas.tlc-look").hover(position={"x": 5, "y": 5})
-    assert second.locator(".tlc-cell").inner_text().startswith("Row 1 of 7, column 1 of 7: network ")
+    assert (
+        second.locator(".tlc-cell").inner_text().startswith("Row 1 of 7, column 1 of 7: network ")
+    )
 
 
 @pytest.mark.slow
 def test_a_redraw_takes_less_than_a_frame(opened):
-    """Not a timing: the bars have moved when the key's own event has been handled, before the browser can paint."""
+    """Not a timing: the bars have moved when the key's own event has been handled, before the
+    browser can paint.
+    """
     moved = opened.evaluate("""() => {
       const root = document.querySelector('.tlc-temperature'), slider = root.querySelector('input[type=range]');
       const height = () => root.querySelector('rect[fill]').getAttribute('height'), before = height();
@@ -240,4 +302,7 @@ def test_the_page_is_small_and_mathjax_lies_beside_it(page):
 def test_saved_states_are_those_of_the_course_only(page):
     notebook = nbformat.read(page.with_name("one.ipynb"), as_version=4)
     states = notebook.metadata.widgets[STATE]["state"]
-    assert sorted(state["model_name"] for state in states.values()) == ["AnyModel"] * 7 + ["LayoutModel"] * 7
+    assert (
+        sorted(state["model_name"] for state in states.values())
+        == ["AnyModel"] * 7 + ["LayoutModel"] * 7
+    )

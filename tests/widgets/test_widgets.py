@@ -1,4 +1,6 @@
-"""The widgets in Python: what they refuse, what is synced; and their modules under node, compared with torch."""
+"""The widgets in Python: what they refuse, what is synced; and their modules under node, compared
+with torch.
+"""
 
 import base64
 import json
@@ -24,7 +26,8 @@ HERE = Path(__file__).parent
 PIXELS = np.zeros((3, 28, 28), dtype=np.uint8)
 node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
 jsdom = pytest.mark.skipif(
-    not (HERE / "node_modules" / "jsdom").is_dir(), reason="jsdom is not here; `npm install` in tests/widgets brings it"
+    not (HERE / "node_modules" / "jsdom").is_dir(),
+    reason="jsdom is not here; `npm install` in tests/widgets brings it",
 )
 
 
@@ -32,7 +35,9 @@ jsdom = pytest.mark.skipif(
 @jsdom
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.js")))
 def test_modules_under_node(file):
-    done = subprocess.run(["node", "--test", str(HERE / file)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["node", "--test", str(HERE / file)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "# fail 0" in done.stdout
     assert "# pass 0" not in done.stdout
@@ -44,7 +49,13 @@ def in_node(kind: type, names: str, given: object, what: str) -> object:
     script = f"""const {{ {names} }} = await import({json.dumps(address)});
     const given = {json.dumps(given)};
     console.log(JSON.stringify({what}));"""
-    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     return json.loads(done.stdout)
 
 
@@ -52,11 +63,25 @@ def in_node(kind: type, names: str, given: object, what: str) -> object:
 def test_the_browser_sums_up_a_sequence_as_the_metrics_do():
     R = np.random.default_rng(0).uniform(0, 100, (20, 4, 4))
     names = "averageAccuracy, forgetting"
-    found = in_node(ForgettingWidget, names, R.tolist(), "given.map((R) => [averageAccuracy(R), forgetting(R)])")
-    np.testing.assert_allclose(found, [[metrics.average_accuracy(r), metrics.forgetting(r)] for r in R])
-    lower = [[[v if j <= i else None for j, v in enumerate(row)] for i, row in enumerate(r)] for r in R.tolist()]
-    found = in_node(ForgettingWidget, names, lower, "given.map((R) => forgetting(R.map((row) => row.map((v) => v ?? NaN))))")
-    np.testing.assert_allclose(found, [metrics.forgetting(np.where(np.tri(4) > 0, r, np.nan)) for r in R])
+    found = in_node(
+        ForgettingWidget, names, R.tolist(), "given.map((R) => [averageAccuracy(R), forgetting(R)])"
+    )
+    np.testing.assert_allclose(
+        found, [[metrics.average_accuracy(r), metrics.forgetting(r)] for r in R]
+    )
+    lower = [
+        [[v if j <= i else None for j, v in enumerate(row)] for i, row in enumerate(r)]
+        for r in R.tolist()
+    ]
+    found = in_node(
+        ForgettingWidget,
+        names,
+        lower,
+        "given.map((R) => forgetting(R.map((row) => row.map((v) => v ?? NaN))))",
+    )
+    np.testing.assert_allclose(
+        found, [metrics.forgetting(np.where(np.tri(4) > 0, r, np.nan)) for r in R]
+    )
 
 
 @node
@@ -67,7 +92,10 @@ def test_the_browser_computes_what_torch_computes(T):
     z[0, 0] = 800.0
     rows = "given[0].map((row, i) => [...soften(row, given[2]), entropy(soften(row, given[2])), gradientSize(row, given[1][i], given[2])])"
     found = torch.tensor(
-        in_node(TemperatureWidget, "soften, entropy, gradientSize", [z.tolist(), v.tolist(), T], rows), dtype=torch.float64
+        in_node(
+            TemperatureWidget, "soften, entropy, gradientSize", [z.tolist(), v.tolist(), T], rows
+        ),
+        dtype=torch.float64,
     )
     p = soften(z, T)
     torch.testing.assert_close(found[:, :10], p)
@@ -88,19 +116,29 @@ def test_the_browser_sums_maps_as_torch_does(p):
     exact = attention_map(torch.tensor(features()["teacher"]["group 1"]), p).flatten(1)
     expected = attention_map(torch.tensor(bytes_.reshape(3, 4, 7, 7) / 255), p).flatten(1)
     np.testing.assert_allclose(found, expected / expected.amax(1, keepdim=True))
-    np.testing.assert_allclose(found, exact / exact.amax(1, keepdim=True), atol=0.005 * p)  # bytes are close enough
+    np.testing.assert_allclose(
+        found, exact / exact.amax(1, keepdim=True), atol=0.005 * p
+    )  # bytes are close enough
 
 
 @node
 def test_the_browsers_colours_are_cividis():
-    found = np.array(in_node(AttentionWidget, "colour", [i / 10 for i in range(11)], "given.map(colour)"))
-    np.testing.assert_allclose(found, 255 * np.array([mpl.colormaps["cividis"](i / 10)[:3] for i in range(11)]), atol=0.51)
+    found = np.array(
+        in_node(AttentionWidget, "colour", [i / 10 for i in range(11)], "given.map(colour)")
+    )
+    np.testing.assert_allclose(
+        found, 255 * np.array([mpl.colormaps["cividis"](i / 10)[:3] for i in range(11)]), atol=0.51
+    )
 
 
-@pytest.mark.parametrize("kind", [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget])
+@pytest.mark.parametrize(
+    "kind", [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget]
+)
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
-    assert kind._esm == "\n".join((STATIC / file).read_text() for file in ("common.js", f"{name}.js"))
+    assert kind._esm == "\n".join(
+        (STATIC / file).read_text() for file in ("common.js", f"{name}.js")
+    )
     assert "import " not in kind._esm.replace("cannot import others", "")
     for forbidden in ("innerHTML", "http://", "https://", "eval("):
         assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
@@ -124,10 +162,19 @@ def test_the_text_form_is_always_the_same(widget):
         ({"image": 3}, "image must be in [0, 3), got 3"),
         ({"pixels": PIXELS[0]}, "pixels must have shape (M, H, W) or (M, 1, H, W), got (28, 28)"),
         ({"pixels": PIXELS / 255}, "pixels must be uint8, got float64"),
-        ({"pixels": np.zeros((3, 200, 28), np.uint8)}, "pixels must be at most 128 by 128 per image, got (200, 28)"),
+        (
+            {"pixels": np.zeros((3, 200, 28), np.uint8)},
+            "pixels must be at most 128 by 128 per image, got (200, 28)",
+        ),
         ({"logits": {}}, "logits must be of one to four networks, got 0"),
-        ({"logits": {"teacher": np.zeros((2, 10))}}, "logits of 'teacher' must have shape (3, 10), got (2, 10)"),
-        ({"logits": {"teacher": np.zeros((3, 10)), "alone": np.zeros((3, 9))}}, "logits of 'alone' must have shape (3, 10), got (3, 9)"),
+        (
+            {"logits": {"teacher": np.zeros((2, 10))}},
+            "logits of 'teacher' must have shape (3, 10), got (2, 10)",
+        ),
+        (
+            {"logits": {"teacher": np.zeros((3, 10)), "alone": np.zeros((3, 9))}},
+            "logits of 'alone' must have shape (3, 10), got (3, 9)",
+        ),
         ({"logits": {"teacher": np.full((3, 10), np.nan)}}, "logits of 'teacher' must be finite"),
         ({"classes": ["a"]}, "logits of 'teacher' must have shape (3, 1), got (3, 10)"),
         ({"labels": [1, 2]}, "labels must be 3 numbers in [0, 10), got [1, 2]"),
@@ -136,15 +183,23 @@ def test_the_text_form_is_always_the_same(widget):
 )
 def test_temperature_refuses(change, said):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        TemperatureWidget(**{"pixels": PIXELS, "logits": networks(3, 10), "labels": [1, 2, 3]} | change)
+        TemperatureWidget(
+            **{"pixels": PIXELS, "logits": networks(3, 10), "labels": [1, 2, 3]} | change
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"question": " "}, "question must not be empty"),
-        ({"choices": ["a"], "answer": "a"}, "choices must be at least two different texts, got ['a']"),
-        ({"choices": ["a", "a"], "answer": "a"}, "choices must be at least two different texts, got ['a', 'a']"),
+        (
+            {"choices": ["a"], "answer": "a"},
+            "choices must be at least two different texts, got ['a']",
+        ),
+        (
+            {"choices": ["a", "a"], "answer": "a"},
+            "choices must be at least two different texts, got ['a', 'a']",
+        ),
         ({"choices": ["a", "b"], "answer": "c"}, "answer must be one of ['a', 'b'], got 'c'"),
         ({"answer": "many"}, "answer must be a finite number, got 'many'"),
         ({"answer": float("nan")}, "answer must be a finite number, got nan"),
@@ -161,15 +216,39 @@ def test_prediction_refuses(change, said):
     [
         ({"tasks": ["a"]}, "tasks must be at least two names, got ['a']"),
         ({"by_weight": {}}, "by_weight must hold at least one weight, got none"),
-        ({"others": {"LwF": curves()}}, "others must be up to three ways, none of them 'LwF', got LwF"),
-        ({"others": dict.fromkeys("abcd", curves())}, "others must be up to three ways, none of them 'LwF', got a, b, c, d"),
-        ({"others": {"joint": curves()[:5]}}, "accuracies of 'joint' must have shape (21, 3), got (5, 3)"),
-        ({"by_weight": {1: curves(), 2: curves()[:, :2]}}, "accuracies of 'LwF at 2' must have shape (21, 3), got (21, 2)"),
+        (
+            {"others": {"LwF": curves()}},
+            "others must be up to three ways, none of them 'LwF', got LwF",
+        ),
+        (
+            {"others": dict.fromkeys("abcd", curves())},
+            "others must be up to three ways, none of them 'LwF', got a, b, c, d",
+        ),
+        (
+            {"others": {"joint": curves()[:5]}},
+            "accuracies of 'joint' must have shape (21, 3), got (5, 3)",
+        ),
+        (
+            {"by_weight": {1: curves(), 2: curves()[:, :2]}},
+            "accuracies of 'LwF at 2' must have shape (21, 3), got (21, 2)",
+        ),
         ({"starts": [0, 7]}, "starts must be 3 positions rising from 0 and below 21, got [0, 7]"),
-        ({"starts": [0, 7, 21]}, "starts must be 3 positions rising from 0 and below 21, got [0, 7, 21]"),
-        ({"starts": [1, 7, 14]}, "starts must be 3 positions rising from 0 and below 21, got [1, 7, 14]"),
-        ({"starts": [0, 6, 14]}, "accuracies must be in [0, 100] from a task's start on, and NaN before"),
-        ({"others": {"joint": curves() * 2}}, "accuracies must be in [0, 100] from a task's start on, and NaN before"),
+        (
+            {"starts": [0, 7, 21]},
+            "starts must be 3 positions rising from 0 and below 21, got [0, 7, 21]",
+        ),
+        (
+            {"starts": [1, 7, 14]},
+            "starts must be 3 positions rising from 0 and below 21, got [1, 7, 14]",
+        ),
+        (
+            {"starts": [0, 6, 14]},
+            "accuracies must be in [0, 100] from a task's start on, and NaN before",
+        ),
+        (
+            {"others": {"joint": curves() * 2}},
+            "accuracies must be in [0, 100] from a task's start on, and NaN before",
+        ),
         ({"weight": 2.0}, "weight must be one of 0, 0.3, 3, got 2"),
         ({"weight": float("nan")}, "weight must be one of 0, 0.3, 3, got nan"),
     ],
@@ -182,9 +261,15 @@ def test_forgetting_refuses(change, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pictures": PIXELS}, "pictures must have shape (M, C, H, W) with C = 1 or 3, got (3, 28, 28)"),
+        (
+            {"pictures": PIXELS},
+            "pictures must have shape (M, C, H, W) with C = 1 or 3, got (3, 28, 28)",
+        ),
         ({"pictures": PIXELS[:, None] / 255}, "pictures must be uint8, got float64"),
-        ({"pictures": np.zeros((3, 3, 300, 8), np.uint8)}, "pictures must be at most 256 by 256, got (300, 8)"),
+        (
+            {"pictures": np.zeros((3, 3, 300, 8), np.uint8)},
+            "pictures must be at most 256 by 256, got (300, 8)",
+        ),
         ({"features": {}}, "features must be of one to three networks, got 0"),
         ({"features": {"a": {}}}, "features must hold at least one layer"),
         (
@@ -199,8 +284,14 @@ def test_forgetting_refuses(change, said):
             {"features": {"a": {"x": np.ones((3, 4))}}},
             "features of 'a' at 'x' must be of all 3 pictures, (M, K, h, w) or a map (M, h, w), got (3, 4)",
         ),
-        ({"features": {"a": {"x": np.ones((3, 1, 40, 2))}}}, "features of 'a' at 'x' must be at most 32 by 32, got (40, 2)"),
-        ({"features": {"a": {"x": np.full((3, 1, 2, 2), np.inf)}}}, "features of 'a' at 'x' must be finite"),
+        (
+            {"features": {"a": {"x": np.ones((3, 1, 40, 2))}}},
+            "features of 'a' at 'x' must be at most 32 by 32, got (40, 2)",
+        ),
+        (
+            {"features": {"a": {"x": np.full((3, 1, 2, 2), np.inf)}}},
+            "features of 'a' at 'x' must be finite",
+        ),
         ({"maps": {"cat": np.ones((3, 2, 2))}}, "maps are of one network, and there are several"),
         ({"names": ["one"]}, "names must be 3 words, got 1"),
         ({"p": 0.5}, "p must be a number in [1, 8], got 0.5"),
@@ -227,7 +318,13 @@ def test_a_given_map_fits_the_pictures_and_has_a_name_of_its_own():
 
 def test_attention_is_set_from_python_and_its_buffers_are_bytes():
     widget = photos()
-    widget.p, widget.shown, widget.layer, widget.picture, widget.strength = 4, "cat", "group 1", 1, 0
+    widget.p, widget.shown, widget.layer, widget.picture, widget.strength = (
+        4,
+        "cat",
+        "group 1",
+        1,
+        0,
+    )
     assert (widget.p, widget.strength, widget.layer) == (4.0, 0.0, "group 1")
     assert len(widget.values) == 2 * (4 * 49 + 6 * 16 + 49 + 49)
     assert len(widget.pixels) == 2 * 3 * 64 * 64
@@ -257,7 +354,9 @@ def test_tensors_and_arrays_give_the_same_buffers():
     tables = networks(3, 10)
     a = TemperatureWidget(PIXELS, tables, [1, 2, 3])
     b = TemperatureWidget(
-        torch.zeros(3, 1, 28, 28, dtype=torch.uint8), {k: torch.tensor(t) for k, t in tables.items()}, torch.tensor([1, 2, 3])
+        torch.zeros(3, 1, 28, 28, dtype=torch.uint8),
+        {k: torch.tensor(t) for k, t in tables.items()},
+        torch.tensor([1, 2, 3]),
     )
     assert a.logits == b.logits == np.stack(list(tables.values())).astype("<f4").tobytes()
     assert a.pixels == b.pixels

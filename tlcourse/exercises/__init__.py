@@ -1,4 +1,6 @@
-"""Exercises that say what is wrong: `exercise(name)` shows one, `check(name, answer)` judges an answer, `hint` and `solution` help."""
+"""Exercises that say what is wrong: `exercise(name)` shows one, `check(name, answer)` judges an
+answer, `hint` and `solution` help.
+"""
 
 from tlcourse.exercises import attention, distillation, lwf
 from tlcourse.exercises._box import box, fold, source
@@ -16,12 +18,15 @@ def find(name: str) -> Exercise:
 
 
 def exercise(name: str) -> None:
-    """Show an exercise: what to do, how hard, how long; hints and solution folded. Raises ValueError for an unknown name."""
+    """Show an exercise: what to do, how hard, how long; hints and solution folded. Raises
+    ValueError for an unknown name.
+    """
     box(find(name))
 
 
 def check(name: str, answer: object) -> None:
-    """Print one short verdict on an answer, a function like the stub's: right, or what is wrong with it.
+    """Print one short verdict on an answer, a function like the stub's: right, or what is wrong
+    with it.
 
     Whatever the answer does, the notebook goes on. Raises ValueError only for an unknown name.
     """
@@ -32,7 +37,11 @@ def hint(name: str) -> None:
     """Print the next hint, from soft to strong. Raises ValueError for an unknown name."""
     hints = find(name).hints
     given = _given[name] = _given.get(name, 0) + 1
-    said = f"Hint {given} of {len(hints)}: {hints[given - 1]}" if given <= len(hints) else f'No more hints. solution("{name}") shows ours.'
+    said = (
+        f"Hint {given} of {len(hints)}: {hints[given - 1]}"
+        if given <= len(hints)
+        else f'No more hints. solution("{name}") shows ours.'
+    )
     print(said)
 
 

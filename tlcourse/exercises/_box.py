@@ -13,7 +13,9 @@ BOX = (
     "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;border-radius:8px;padding:.6em .9em;"
     "max-width:720px;line-height:1.5"
 )
-PRE = "overflow-x:auto;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;border-radius:5px"
+PRE = (
+    "overflow-x:auto;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;border-radius:5px"
+)
 
 
 def box(exercise: Exercise) -> None:
@@ -21,7 +23,10 @@ def box(exercise: Exercise) -> None:
     dots = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
     facts = f"{exercise.kind} · {dots} · {exercise.minutes} minutes{'' if exercise.core else ' · optional'}"
     spoken = f"difficulty {exercise.difficulty} of 3"
-    folded = [_details(f"Hint {i} of {len(exercise.hints)}", f"<p>{_words(text)}</p>") for i, text in enumerate(exercise.hints, 1)]
+    folded = [
+        _details(f"Hint {i} of {len(exercise.hints)}", f"<p>{_words(text)}</p>")
+        for i, text in enumerate(exercise.hints, 1)
+    ]
     page = (
         f'<div style="{BOX}"><strong>Exercise: {escape(exercise.title)}</strong>'
         f'<br><span role="img" aria-label="{exercise.kind}, {spoken}, {exercise.minutes} minutes" style="opacity:.75">{facts}</span>'

@@ -1,4 +1,6 @@
-"""An exercise is a reference, a way to draw inputs, and the mistakes that people make, each with its diagnosis."""
+"""An exercise is a reference, a way to draw inputs, and the mistakes that people make, each with
+its diagnosis.
+"""
 
 import inspect
 import linecache
@@ -27,8 +29,9 @@ def value(function: Function, inputs: Mapping[str, Any]) -> Any:
 class Exercise:
     """What to do, and how an answer is judged.
 
-    kind: complete a stub, repair a wrong version, or write it anew; difficulty: 1 to 3. draw(generator, size) gives the arguments by name,
-    larger with size. mistakes: pairs of a diagnosis and a wrong version. see(function, arguments) is what is compared with the reference.
+    kind: complete a stub, repair a wrong version, or write it anew; difficulty: 1 to 3.
+    draw(generator, size) gives the arguments by name, larger with size. mistakes: pairs of a
+    diagnosis and a wrong version. see(function, arguments) is what is compared with the reference.
     """
 
     title: str
@@ -74,7 +77,9 @@ def _judged(exercise: Exercise, answer: Function) -> str:
     for diagnosis, wrong in exercise.mistakes:
         if all(_same(got, exercise.see(wrong, deepcopy(case))) for got, case in zip(found, cases)):
             return f"Not yet: {diagnosis}"
-    case, want, got = next(triple for triple in zip(cases, expected, found) if not _same(triple[2], triple[1]))
+    case, want, got = next(
+        triple for triple in zip(cases, expected, found) if not _same(triple[2], triple[1])
+    )
     given = ", ".join(f"{name} = {_short(part)}" for name, part in case.items())
     return f"Not yet. For {given}\n  expected {_short(want)}\n  got      {_short(got)}"
 
@@ -93,14 +98,20 @@ def _attempted(answer: Function) -> Function:
 
 
 def trainable(loss: Any, of: str) -> Tensor:
-    """The loss as it is. Raises TypeError, for the learner to read, unless it is one number that is computed from the argument `of`."""
+    """The loss as it is. Raises TypeError, for the learner to read, unless it is one number that is
+    computed from the argument `of`.
+    """
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
-        raise TypeError(f"the loss must be one number, a tensor of no dimensions that is computed from {of}")
+        raise TypeError(
+            f"the loss must be one number, a tensor of no dimensions that is computed from {of}"
+        )
     return loss
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal up to rounding; nan equals nan, so that an overflow is recognised. Shapes must agree. Of lists each part."""
+    """Equal up to rounding; nan equals nan, so that an overflow is recognised. Shapes must agree.
+    Of lists each part.
+    """
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     try:
@@ -128,7 +139,11 @@ def _crash(error: BaseException, answer: Function) -> str:
     """Which line of the learner's code stopped, in its own words."""
     what = f"{type(error).__name__}: {error}"
     code = getattr(inspect.unwrap(answer), "__code__", None)
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename]
+    lines = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if code and frame.filename == code.co_filename
+    ]
     if not lines:
         return f"Not yet: {what}"
     last = lines[-1]

@@ -1,4 +1,6 @@
-"""Exercises of the chapter on attention, with the mistakes of published libraries among the planted ones."""
+"""Exercises of the chapter on attention, with the mistakes of published libraries among the planted
+ones.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +21,9 @@ def unit_map(A: Tensor, p: float) -> Tensor:
 
 
 def cam_of_head(A: Tensor, head: Head, classes: Tensor) -> Tensor:
-    """Grad-CAM of activations (N, C, H, W) that a network's rest, head, turns into logits (N, K). classes: (N,). Returns (N, H, W)."""
+    """Grad-CAM of activations (N, C, H, W) that a network's rest, head, turns into logits (N, K).
+    classes: (N,). Returns (N, H, W).
+    """
     A = A.detach().requires_grad_()
     score = head(A).gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, A)
@@ -28,7 +32,9 @@ def cam_of_head(A: Tensor, head: Head, classes: Tensor) -> Tensor:
 
 
 def repaired_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
-    """The form of the official code: β times the mean of squares, for lists of (N, C, H, W). Logits have no channels to sum over."""
+    """The form of the official code: β times the mean of squares, for lists of (N, C, H, W). Logits
+    have no channels to sum over.
+    """
     loss = torch.zeros(())
     for s, t in zip(student, teacher):
         q_s, q_t = (F.normalize(A.pow(2).sum(1).flatten(1)) for A in (s, t.detach()))
@@ -36,38 +42,71 @@ def repaired_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: fl
     return beta * loss
 
 
-def loss_of_the_paper(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float) -> Tensor:
-    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images, as `attention_transfer_loss` has it. Lists of (N, C, H, W)."""
+def loss_of_the_paper(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float
+) -> Tensor:
+    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images, as `attention_transfer_loss` has
+    it. Lists of (N, C, H, W).
+    """
     distances = [
-        torch.linalg.vector_norm(unit_map(s, p) - unit_map(t.detach(), p), dim=1).mean()  # its slope at 0 is 0, not infinite
+        torch.linalg.vector_norm(
+            unit_map(s, p) - unit_map(t.detach(), p), dim=1
+        ).mean()  # its slope at 0 is 0, not infinite
         for s, t in zip(student, teacher)
     ]
     return beta / 2 * torch.stack(distances).sum()
 
 
 def guided_relu(x: Tensor, gradient: Tensor) -> Tensor:
-    """What guided backpropagation hands down through a ReLU. x: its input; gradient: what came from above; both of one shape."""
+    """What guided backpropagation hands down through a ReLU. x: its input; gradient: what came from
+    above; both of one shape.
+    """
     return gradient * (x > 0) * (gradient > 0)
 
 
 def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The loss, and the sizes of its gradients by the student's and by the teacher's features: three numbers.
+    """The loss, and the sizes of its gradients by the student's and by the teacher's features:
+    three numbers.
 
-    Where two maps are equal the gradient's direction is a matter of rounding; then 0 stands for a gradient that is finite.
+    Where two maps are equal the gradient's direction is a matter of rounding; then 0 stands for a
+    gradient that is finite.
     """
-    ours, theirs = ([A.clone().requires_grad_() for A in inputs[name]] for name in ("student", "teacher"))
+    ours, theirs = (
+        [A.clone().requires_grad_() for A in inputs[name]] for name in ("student", "teacher")
+    )
     found = trainable(loss(**{**inputs, "student": ours, "teacher": theirs}), "student")
     parts = torch.autograd.grad(found, (*ours, *theirs), allow_unused=True)
-    sizes = [sum(0.0 if part is None else part.norm() for part in parts[i : i + len(ours)]) for i in (0, len(ours))]
-    equal = any(torch.equal(s, t[:, : s.shape[1]]) for s, t in zip(inputs["student"], inputs["teacher"]))
-    return torch.stack([found.detach(), *(torch.as_tensor(size) * (0.0 if equal else 1.0) for size in sizes)])
+    sizes = [
+        sum(0.0 if part is None else part.norm() for part in parts[i : i + len(ours)])
+        for i in (0, len(ours))
+    ]
+    equal = any(
+        torch.equal(s, t[:, : s.shape[1]]) for s, t in zip(inputs["student"], inputs["teacher"])
+    )
+    return torch.stack(
+        [found.detach(), *(torch.as_tensor(size) * (0.0 if equal else 1.0) for size in sizes)]
+    )
 
 
 def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The same three numbers; and whether logits are refused in the place of features, by themselves and in a list: 1 for yes."""
+    """The same three numbers; and whether logits are refused in the place of features, by
+    themselves and in a list: 1 for yes.
+    """
     found = value_and_gradients(loss, inputs)
-    student, teacher = (features[0].mean((2, 3)) for features in (inputs["student"], inputs["teacher"]))
-    return torch.cat([found, torch.tensor([_refuses(loss, s, t, inputs["beta"]) for s, t in ((student, teacher), ([student], [teacher]))])])
+    student, teacher = (
+        features[0].mean((2, 3)) for features in (inputs["student"], inputs["teacher"])
+    )
+    return torch.cat(
+        [
+            found,
+            torch.tensor(
+                [
+                    _refuses(loss, s, t, inputs["beta"])
+                    for s, t in ((student, teacher), ([student], [teacher]))
+                ]
+            ),
+        ]
+    )
 
 
 def _refuses(loss: Function, student: Any, teacher: Any, beta: float) -> float:
@@ -82,7 +121,13 @@ def on_a_small_network(cam: Function, inputs: Mapping[str, Any]) -> Any:
     """The map for the second half of a small network, whose weights depend on the seed."""
     torch.manual_seed(inputs["seed"])
     channels = inputs["A"].shape[1]
-    head = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    head = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
     return cam(A=inputs["A"], head=head, classes=inputs["classes"])
 
 
@@ -95,38 +140,67 @@ def _for_map(g: Generator, size: int) -> dict[str, Any]:
 
 
 def _for_loss(g: Generator, size: int) -> dict[str, Any]:
-    """Two layers; the teacher has more channels. Once two maps are equal, which no loss should stumble over."""
+    """Two layers; the teacher has more channels. Once two maps are equal, which no loss should
+    stumble over.
+    """
     student = [_normal(g, size, 2, 3, 3), _normal(g, size, 3, 2, 2)]
     teacher = [_normal(g, size, 4, 3, 3), _normal(g, size, 5, 2, 2)]
     if size == 5:
         teacher[1] = torch.cat([student[1], torch.zeros(size, 2, 2, 2)], dim=1)
-    return {"student": student, "teacher": teacher, "beta": (1.0, 3.0, 0.5)[size % 3], "p": (2, 3, 1)[size % 3]}
+    return {
+        "student": student,
+        "teacher": teacher,
+        "beta": (1.0, 3.0, 0.5)[size % 3],
+        "p": (2, 3, 1)[size % 3],
+    }
 
 
 def _for_bug(g: Generator, size: int) -> dict[str, Any]:
-    parts = {name: [_normal(g, size, 3, 2, 2), _normal(g, size, 4, 1, 2)] for name in ("student", "teacher")}
+    parts = {
+        name: [_normal(g, size, 3, 2, 2), _normal(g, size, 4, 1, 2)]
+        for name in ("student", "teacher")
+    }
     return {**parts, "beta": (1.0, 100.0, 10.0)[size % 3]}
 
 
 def _for_cam(g: Generator, size: int) -> dict[str, Any]:
-    return {"seed": size, "A": _normal(g, size, 3, 2, 3), "classes": torch.randint(0, 4, (size,), generator=g)}
+    return {
+        "seed": size,
+        "A": _normal(g, size, 3, 2, 3),
+        "classes": torch.randint(0, 4, (size,), generator=g),
+    }
 
 
 def _for_relu(g: Generator, size: int) -> dict[str, Any]:
     return {"x": _normal(g, size, 3), "gradient": _normal(g, size, 3)}
 
 
-def _map(how: Callable[[Tensor, float], Tensor], unit: Callable[[Tensor], Tensor] = F.normalize) -> Function:
+def _map(
+    how: Callable[[Tensor, float], Tensor], unit: Callable[[Tensor], Tensor] = F.normalize
+) -> Function:
     """A version of the map: how it is summed, (N, H, W), and how (N, H·W) is made a unit vector."""
     return lambda A, p: unit(how(A, p).flatten(1))
 
 
-def _loss(distance: Function, unit: Callable[[Tensor], Tensor] = F.normalize, taught: bool = False) -> Function:
-    """A version of the loss: distance(q_s, q_t, p) of rows (N, H·W), summed over the layers and weighted by β / 2."""
+def _loss(
+    distance: Function, unit: Callable[[Tensor], Tensor] = F.normalize, taught: bool = False
+) -> Function:
+    """A version of the loss: distance(q_s, q_t, p) of rows (N, H·W), summed over the layers and
+    weighted by β / 2.
+    """
 
     def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float) -> Tensor:
         pairs = zip(student, teacher if taught else [t.detach() for t in teacher])
-        return beta / 2 * torch.stack([distance(*(unit(attention_map(A, p).flatten(1)) for A in pair), p) for pair in pairs]).sum()
+        return (
+            beta
+            / 2
+            * torch.stack(
+                [
+                    distance(*(unit(attention_map(A, p).flatten(1)) for A in pair), p)
+                    for pair in pairs
+                ]
+            ).sum()
+        )
 
     return loss
 
@@ -135,13 +209,17 @@ def _norms(a: Tensor, b: Tensor, p: float) -> Tensor:
     return (a - b).norm(dim=1).mean()
 
 
-def _found(mapped: Callable[[Tensor], Tensor], *, whole: bool = False, taught: bool = False) -> Function:
+def _found(
+    mapped: Callable[[Tensor], Tensor], *, whole: bool = False, taught: bool = False
+) -> Function:
     """The loss as it was found, with something done to it. mapped: features to what is normalised."""
 
     def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
         pairs = zip(student, teacher if taught else [t.detach() for t in teacher])
         rows = [[F.normalize(mapped(A).reshape(len(A), -1)) for A in pair] for pair in pairs]
-        return beta * sum(((s - t).pow(2).sum() / (1 if whole else s.numel()) for s, t in rows), torch.zeros(()))
+        return beta * sum(
+            ((s - t).pow(2).sum() / (1 if whole else s.numel()) for s, t in rows), torch.zeros(())
+        )
 
     return loss
 
@@ -165,7 +243,9 @@ def _cam(
     def cam(A: Tensor, head: Head, classes: Tensor) -> Tensor:
         A = A.detach().requires_grad_()
         out = scores(head(A))
-        (gradient,) = torch.autograd.grad((out.gather(1, classes[:, None]) if asked else out).sum(), A)
+        (gradient,) = torch.autograd.grad(
+            (out.gather(1, classes[:, None]) if asked else out).sum(), A
+        )
         return final((weights(gradient) * A.detach()).sum(1))
 
     return cam
@@ -195,18 +275,33 @@ EXERCISES: dict[str, Exercise] = {
                 "the map is normalised over the whole batch, so each image's map depends on the others. One norm for each row.",
                 _map(attention_map, lambda q: q / q.norm()),
             ),
-            ("the norm is over the images, dimension 0; places are dimension 1.", _map(attention_map, lambda q: F.normalize(q, dim=0))),
+            (
+                "the norm is over the images, dimension 0; places are dimension 1.",
+                _map(attention_map, lambda q: F.normalize(q, dim=0)),
+            ),
             ("the rows are not normalised.", _map(attention_map, lambda q: q)),
-            ("the rows sum to 1; as unit vectors their squares do.", _map(attention_map, lambda q: F.normalize(q, p=1))),
-            ("the softmax is not the norm: divide by the 2-norm.", _map(attention_map, lambda q: q.softmax(1))),
+            (
+                "the rows sum to 1; as unit vectors their squares do.",
+                _map(attention_map, lambda q: F.normalize(q, p=1)),
+            ),
+            (
+                "the softmax is not the norm: divide by the 2-norm.",
+                _map(attention_map, lambda q: q.softmax(1)),
+            ),
             (
                 "the sum is over the places and leaves the channels. It is the other way round: what remains is where, not what.",
                 _map(lambda A, p: A.abs().pow(p).sum((2, 3))),
             ),
-            ("the root is taken after the sum, as for a norm; the map has none.", _map(lambda A, p: attention_map(A, p) ** (1 / p))),
+            (
+                "the root is taken after the sum, as for a norm; the map has none.",
+                _map(lambda A, p: attention_map(A, p) ** (1 / p)),
+            ),
             ("p is not used.", _map(lambda A, p: attention_map(A, 2))),
         ],
-        hints=["`A.abs().pow(p)` first; which dimension of (N, C, H, W) holds the channels?", "`F.normalize` makes rows unit vectors."],
+        hints=[
+            "`A.abs().pow(p)` first; which dimension of (N, C, H, W) holds the channels?",
+            "`F.normalize` makes rows unit vectors.",
+        ],
     ),
     "find_the_bug_attention": Exercise(
         title="find the bug",
@@ -235,8 +330,14 @@ EXERCISES: dict[str, Exercise] = {
                 "logits are refused, but the channels are still not summed: what is compared is every activation, not a map.",
                 _found(lambda A: A.pow(2).flatten(2)),
             ),
-            ("the squares are summed over batch and places; the official code takes their mean.", _found(_channels, whole=True)),
-            ("the teacher gets a gradient; it must not learn from its student. Detach its features.", _found(_channels, taught=True)),
+            (
+                "the squares are summed over batch and places; the official code takes their mean.",
+                _found(_channels, whole=True),
+            ),
+            (
+                "the teacher gets a gradient; it must not learn from its student. Detach its features.",
+                _found(_channels, taught=True),
+            ),
         ],
         hints=[
             "Print the shape of what is normalised, for features and for logits (N, K). What does `zip` walk along in a tensor?",
@@ -257,10 +358,19 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_loss,
         see=value_and_gradients,
         mistakes=[
-            ("the maps are not unit vectors, so a loud layer outweighs the others.", _loss(_norms, unit=lambda q: q)),
-            ("the sum is over the batch; it should be a mean over the images.", _loss(lambda a, b, p: _norms(a, b, p) * len(a))),
+            (
+                "the maps are not unit vectors, so a loud layer outweighs the others.",
+                _loss(_norms, unit=lambda q: q),
+            ),
+            (
+                "the sum is over the batch; it should be a mean over the images.",
+                _loss(lambda a, b, p: _norms(a, b, p) * len(a)),
+            ),
             ("the half is missing.", _loss(lambda a, b, p: 2 * _norms(a, b, p))),
-            ("the norm is squared; the paper's is not.", _loss(lambda a, b, p: (a - b).square().sum(1).mean())),
+            (
+                "the norm is squared; the paper's is not.",
+                _loss(lambda a, b, p: (a - b).square().sum(1).mean()),
+            ),
             (
                 "this is the official code's form, a mean of squares; the paper has the norm itself.",
                 _loss(lambda a, b, p: 2 * (a - b).square().mean()),
@@ -269,15 +379,27 @@ EXERCISES: dict[str, Exercise] = {
                 "the norm has the map's p, as the slide writes it; it is a 2-norm.",
                 _loss(lambda a, b, p: torch.linalg.vector_norm(a - b, ord=p, dim=1).mean()),
             ),
-            ("one norm is taken over the whole batch; take one for each image, then their mean.", _loss(lambda a, b, p: (a - b).norm())),
-            ("it is a mean over the layers; the paper sums them.", _loss(lambda a, b, p: _norms(a, b, p) / 2)),
-            ("the teacher gets a gradient; it must not learn from its student. Detach its features.", _loss(_norms, taught=True)),
+            (
+                "one norm is taken over the whole batch; take one for each image, then their mean.",
+                _loss(lambda a, b, p: (a - b).norm()),
+            ),
+            (
+                "it is a mean over the layers; the paper sums them.",
+                _loss(lambda a, b, p: _norms(a, b, p) / 2),
+            ),
+            (
+                "the teacher gets a gradient; it must not learn from its student. Detach its features.",
+                _loss(_norms, taught=True),
+            ),
             (
                 "where both maps are equal the gradient is not a number: the slope of the root at 0. `torch.linalg.vector_norm` takes 0.",
                 _loss(lambda a, b, p: (a - b).square().sum(1).sqrt().mean()),
             ),
         ],
-        hints=["Use your map for both sides.", "`.detach()` the teacher's, and take one norm for each image: `dim=1`."],
+        hints=[
+            "Use your map for both sides.",
+            "`.detach()` the teacher's, and take one norm for each image: `dim=1`.",
+        ],
     ),
     "grad_cam": Exercise(
         title="Grad-CAM",
@@ -290,22 +412,40 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_cam,
         see=on_a_small_network,
         mistakes=[
-            ("the gradients are cut off below 0. The ReLU belongs at the end, over the sum.", _cam(lambda g: _mean(g.relu()))),
+            (
+                "the gradients are cut off below 0. The ReLU belongs at the end, over the sum.",
+                _cam(lambda g: _mean(g.relu())),
+            ),
             (
                 "the channels' weights are cut off below 0; channels that speak against the class count too.",
                 _cam(lambda g: _mean(g).relu()),
             ),
-            ("the score is a probability. Take the logit: a softmax mixes in the other classes.", _cam(scores=lambda z: z.softmax(1))),
+            (
+                "the score is a probability. Take the logit: a softmax mixes in the other classes.",
+                _cam(scores=lambda z: z.softmax(1)),
+            ),
             (
                 "the score is a log-probability. Take the logit: a softmax mixes in the other classes.",
                 _cam(scores=lambda z: z.log_softmax(1)),
             ),
             ("the ReLU at the end is missing.", _cam(final=lambda m: m)),
-            ("the end is an absolute value; what speaks against the class should be 0.", _cam(final=torch.abs)),
-            ("the weights are sums over the places; the paper has means.", _cam(lambda g: g.sum((2, 3), keepdim=True))),
-            ("each place has a weight of its own. A channel has one, the mean over all places.", _cam(lambda g: g)),
+            (
+                "the end is an absolute value; what speaks against the class should be 0.",
+                _cam(final=torch.abs),
+            ),
+            (
+                "the weights are sums over the places; the paper has means.",
+                _cam(lambda g: g.sum((2, 3), keepdim=True)),
+            ),
+            (
+                "each place has a weight of its own. A channel has one, the mean over all places.",
+                _cam(lambda g: g),
+            ),
             ("all classes are added up; only the one that is asked for counts.", _cam(asked=False)),
-            ("the absolute value of the weights is taken; their sign says for or against.", _cam(lambda g: _mean(g).abs())),
+            (
+                "the absolute value of the weights is taken; their sign says for or against.",
+                _cam(lambda g: _mean(g).abs()),
+            ),
         ],
         hints=[
             "`A` has no gradient yet: `A = A.detach().requires_grad_()`.",
@@ -323,8 +463,14 @@ EXERCISES: dict[str, Exercise] = {
         reference=guided_relu,
         draw=_for_relu,
         mistakes=[
-            ("this is plain backpropagation: negative gradients pass.", lambda x, gradient: gradient * (x > 0)),
-            ("this is the deconvolutional network's rule: it forgets where the input was negative.", lambda x, gradient: gradient.relu()),
+            (
+                "this is plain backpropagation: negative gradients pass.",
+                lambda x, gradient: gradient * (x > 0),
+            ),
+            (
+                "this is the deconvolutional network's rule: it forgets where the input was negative.",
+                lambda x, gradient: gradient.relu(),
+            ),
             (
                 "the signs of input and gradient must be positive each; their product is not enough.",
                 lambda x, gradient: gradient * (x * gradient > 0),

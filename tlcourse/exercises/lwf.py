@@ -1,4 +1,6 @@
-"""Exercises of the chapter on continual learning, with the mistakes of three published libraries among the planted ones."""
+"""Exercises of the chapter on continual learning, with the mistakes of three published libraries
+among the planted ones.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +19,9 @@ Start = tuple[Tensor, list[nn.Parameter]]
 
 
 def start_of_lwf(network: Heads, images: Tensor) -> Start:
-    """The recorded responses (N, K) of the old head, and all that the optimizer gets. network: in training mode, with heads old and new."""
+    """The recorded responses (N, K) of the old head, and all that the optimizer gets. network: in
+    training mode, with heads old and new.
+    """
     network.eval()
     with torch.no_grad():
         recorded = network(images)["old"]
@@ -26,7 +30,9 @@ def start_of_lwf(network: Heads, images: Tensor) -> Start:
 
 
 def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The responses, and for each parameter of a small network with dropout whether it will be trained, as one row of numbers."""
+    """The responses, and for each parameter of a small network with dropout whether it will be
+    trained, as one row of numbers.
+    """
     torch.manual_seed(inputs["seed"])
     trunk = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5))
     network = Heads(trunk, old=nn.Linear(8, 2), new=nn.Linear(8, 3)).train()
@@ -34,7 +40,12 @@ def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> Tensor:
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor)):
         raise TypeError("return two things: the responses, a tensor, and the list of parameters")
     trained = {id(parameter) for parameter in found[1]}
-    return torch.cat([found[0].detach().flatten(), torch.tensor([float(id(p) in trained) for p in network.parameters()])])
+    return torch.cat(
+        [
+            found[0].detach().flatten(),
+            torch.tensor([float(id(p) in trained) for p in network.parameters()]),
+        ]
+    )
 
 
 def _normal(g: Generator, *shape: int, spread: float = 3.0) -> Tensor:
@@ -43,7 +54,11 @@ def _normal(g: Generator, *shape: int, spread: float = 3.0) -> Tensor:
 
 def _for_old(g: Generator, size: int) -> dict[str, Any]:
     spread = 3.0 if size < 8 else 1000.0
-    return {"logits": _normal(g, size, size + 1, spread=spread), "recorded": _normal(g, size, size + 1, spread=spread), "T": 1.0 + size % 3}
+    return {
+        "logits": _normal(g, size, size + 1, spread=spread),
+        "recorded": _normal(g, size, size + 1, spread=spread),
+        "T": 1.0 + size % 3,
+    }
 
 
 def _for_lwf(g: Generator, size: int) -> dict[str, Any]:
@@ -64,7 +79,11 @@ def _for_start(g: Generator, size: int) -> dict[str, Any]:
 
 
 def _for_gradient(g: Generator, size: int) -> dict[str, Any]:
-    return {"z": _normal(g, size, size + 2), "v": _normal(g, size, size + 2), "T": (2.0, 4.0, 0.5)[size % 3]}
+    return {
+        "z": _normal(g, size, size + 2),
+        "v": _normal(g, size, size + 2),
+        "T": (2.0, 4.0, 0.5)[size % 3],
+    }
 
 
 def _for_matrix(g: Generator, size: int) -> dict[str, Any]:
@@ -74,12 +93,29 @@ def _for_matrix(g: Generator, size: int) -> dict[str, Any]:
     return {"R": np.where(np.tri(T, dtype=bool), R, np.nan)}
 
 
-def _loss(new: float = 1.0, weight_on: str = "old", power: float = 0.0, sum_: bool = False, labels_for_old: bool = False) -> Function:
+def _loss(
+    new: float = 1.0,
+    weight_on: str = "old",
+    power: float = 0.0,
+    sum_: bool = False,
+    labels_for_old: bool = False,
+) -> Function:
     """A version of the loss with something wrong."""
 
-    def loss(new_logits: Tensor, labels: Tensor, old_logits: Tensor, recorded: Tensor, weight: float, T: float) -> Tensor:
+    def loss(
+        new_logits: Tensor,
+        labels: Tensor,
+        old_logits: Tensor,
+        recorded: Tensor,
+        weight: float,
+        T: float,
+    ) -> Tensor:
         plain = F.cross_entropy(new_logits, labels)
-        old = F.cross_entropy(old_logits, recorded.argmax(1)) if labels_for_old else response_loss(old_logits, recorded, T=T)
+        old = (
+            F.cross_entropy(old_logits, recorded.argmax(1))
+            if labels_for_old
+            else response_loss(old_logits, recorded, T=T)
+        )
         old = old * T**power * (len(labels) if sum_ else 1)
         return new * plain + weight * old if weight_on == "old" else weight * plain + old
 
@@ -95,7 +131,9 @@ def _cross(p: Tensor, log_q: Tensor) -> Tensor:
     return -(p * log_q).sum(1).mean()
 
 
-def _without_gradient(network: Heads, images: Tensor, *, train: bool, parts: tuple[str, ...]) -> Start:
+def _without_gradient(
+    network: Heads, images: Tensor, *, train: bool, parts: tuple[str, ...]
+) -> Start:
     network.train(train)
     with torch.no_grad():
         recorded = network(images)["old"]
@@ -127,7 +165,9 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=[
             (
                 "both softened outputs are the recorded ones, as the slide writes it. Then the network never enters the loss.",
-                lambda logits, recorded, T: _cross((recorded / T).softmax(1), (recorded / T).log_softmax(1)),
+                lambda logits, recorded, T: _cross(
+                    (recorded / T).softmax(1), (recorded / T).log_softmax(1)
+                ),
             ),
             (
                 "the log of a power of a probability overflows for large logits, as in one library. softmax(z / T) is the same, and safe.",
@@ -138,8 +178,18 @@ EXERCISES: dict[str, Exercise] = {
                 lambda logits, recorded, T: response_loss(recorded, logits, T=T),
             ),
             ("T is not used.", lambda logits, recorded, T: response_loss(logits, recorded, T=1)),
-            ("the recorded side is not softened.", lambda logits, recorded, T: _cross(recorded.softmax(1), (logits / T).log_softmax(1))),
-            ("the present side is not softened.", lambda logits, recorded, T: _cross((recorded / T).softmax(1), logits.log_softmax(1))),
+            (
+                "the recorded side is not softened.",
+                lambda logits, recorded, T: _cross(
+                    recorded.softmax(1), (logits / T).log_softmax(1)
+                ),
+            ),
+            (
+                "the present side is not softened.",
+                lambda logits, recorded, T: _cross(
+                    (recorded / T).softmax(1), logits.log_softmax(1)
+                ),
+            ),
             (
                 "distillation has a factor T² here; learning without forgetting has none.",
                 lambda logits, recorded, T: response_loss(logits, recorded, T=T, scaled=True),
@@ -153,7 +203,10 @@ EXERCISES: dict[str, Exercise] = {
                 lambda logits, recorded, T: response_loss(logits, recorded, T=T) * len(logits),
             ),
         ],
-        hints=["It is cross-entropy between two softmaxes at temperature T.", "`log_softmax` of `logits / T` is safe at any size."],
+        hints=[
+            "It is cross-entropy between two softmaxes at temperature T.",
+            "`log_softmax` of `logits / T` is safe at any size.",
+        ],
     ),
     "find_the_bug_lwf": Exercise(
         title="find the bugs",
@@ -167,8 +220,14 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_start,
         see=what_it_starts_with,
         mistakes=[
-            ("this is the start as it was found; both bugs are still in it.", _start(True, "trunk", "heads.new")),
-            ("the old head is left out of the optimizer; it has to follow the trunk.", _start(False, "trunk", "heads.new")),
+            (
+                "this is the start as it was found; both bugs are still in it.",
+                _start(True, "trunk", "heads.new"),
+            ),
+            (
+                "the old head is left out of the optimizer; it has to follow the trunk.",
+                _start(False, "trunk", "heads.new"),
+            ),
             (
                 "dropout was on while the responses were recorded: even an unchanged network would be told that it has changed.",
                 _start(True, "trunk", "heads"),
@@ -202,8 +261,14 @@ EXERCISES: dict[str, Exercise] = {
                 lambda R: -backward_transfer(R),
             ),
             ("this is backward transfer.", lambda R: backward_transfer(R)),
-            ("the sign is turned round: forgetting is above 0 when something is lost.", lambda R: -forgetting(R)),
-            ("you divide by T; there are T − 1 tasks that can be forgotten.", lambda R: forgetting(R) * (len(R) - 1) / len(R)),
+            (
+                "the sign is turned round: forgetting is above 0 when something is lost.",
+                lambda R: -forgetting(R),
+            ),
+            (
+                "you divide by T; there are T − 1 tasks that can be forgotten.",
+                lambda R: forgetting(R) * (len(R) - 1) / len(R),
+            ),
             ("you take the sum; it is a mean over tasks.", lambda R: forgetting(R) * (len(R) - 1)),
             (
                 "the result is always NaN: an accuracy still to come has entered. Is the last task counted? It has none before the end.",
@@ -233,10 +298,16 @@ EXERCISES: dict[str, Exercise] = {
         reference=lwf_loss,
         draw=_for_lwf,
         mistakes=[
-            ("the weight belongs to the old task; you gave it to the new one.", _loss(weight_on="new")),
+            (
+                "the weight belongs to the old task; you gave it to the new one.",
+                _loss(weight_on="new"),
+            ),
             ("there is a factor T², as in distillation; the paper has none here.", _loss(power=2)),
             ("the old term is summed over the batch; it should be a mean.", _loss(sum_=True)),
-            ("the old head learns the recorded best guess; it should match all probabilities.", _loss(labels_for_old=True)),
+            (
+                "the old head learns the recorded best guess; it should match all probabilities.",
+                _loss(labels_for_old=True),
+            ),
             ("the new task is missing.", _loss(new=0.0)),
         ],
         hints=["Two terms, one weight.", "The labels are only for the new head."],
@@ -250,13 +321,25 @@ EXERCISES: dict[str, Exercise] = {
         reference=soft_target_gradient,
         draw=_for_gradient,
         mistakes=[
-            ("the 1/T of the chain rule is missing.", lambda z, v, T: T * soft_target_gradient(z, v, T)),
+            (
+                "the 1/T of the chain rule is missing.",
+                lambda z, v, T: T * soft_target_gradient(z, v, T),
+            ),
             ("the sign is turned round.", lambda z, v, T: -soft_target_gradient(z, v, T)),
-            ("T² belongs to distillation; this loss has no such factor.", lambda z, v, T: T**2 * soft_target_gradient(z, v, T)),
+            (
+                "T² belongs to distillation; this loss has no such factor.",
+                lambda z, v, T: T**2 * soft_target_gradient(z, v, T),
+            ),
             ("both softmaxes are at T = 1.", lambda z, v, T: (z.softmax(1) - v.softmax(1)) / T),
-            ("v − z is the pull between logits; the loss compares probabilities.", lambda z, v, T: z - v),
+            (
+                "v − z is the pull between logits; the loss compares probabilities.",
+                lambda z, v, T: z - v,
+            ),
         ],
-        hints=["You met it in the chapter on distillation.", "(q − p) / T, with q from z and p from v."],
+        hints=[
+            "You met it in the chapter on distillation.",
+            "(q − p) / T, with q from z and p from v.",
+        ],
     ),
     "backward_transfer": Exercise(
         title="backward transfer",
@@ -268,11 +351,26 @@ EXERCISES: dict[str, Exercise] = {
         reference=backward_transfer,
         draw=_for_matrix,
         mistakes=[
-            ("the sign is turned round: losing accuracy is backward transfer below 0.", lambda R: -backward_transfer(R)),
-            ("this is forgetting with its sign turned round: it begins at the best, not at the diagonal.", lambda R: -forgetting(R)),
-            ("you divide by T; the last task has no part in it.", lambda R: backward_transfer(R) * (len(R) - 1) / len(R)),
-            ("you compare with the first row; a later task is learnt in a later row.", lambda R: float((R[-1, :-1] - R[0, :-1]).mean())),
+            (
+                "the sign is turned round: losing accuracy is backward transfer below 0.",
+                lambda R: -backward_transfer(R),
+            ),
+            (
+                "this is forgetting with its sign turned round: it begins at the best, not at the diagonal.",
+                lambda R: -forgetting(R),
+            ),
+            (
+                "you divide by T; the last task has no part in it.",
+                lambda R: backward_transfer(R) * (len(R) - 1) / len(R),
+            ),
+            (
+                "you compare with the first row; a later task is learnt in a later row.",
+                lambda R: float((R[-1, :-1] - R[0, :-1]).mean()),
+            ),
         ],
-        hints=["The accuracy right after learning task j stands on the diagonal.", "`np.diagonal(R)` without its last entry."],
+        hints=[
+            "The accuracy right after learning task j stands on the diagonal.",
+            "`np.diagonal(R)` without its last entry.",
+        ],
     ),
 }

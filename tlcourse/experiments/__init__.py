@@ -1,4 +1,6 @@
-"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` says what they say about the claims."""
+"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` says what
+they say about the claims.
+"""
 
 from dataclasses import asdict, dataclass
 from math import inf, nan
@@ -41,7 +43,9 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger: a claim at a scale. status is "current", "stale", "incomplete", "missing" or "damaged"."""
+    """One line of the ledger: a claim at a scale. status is "current", "stale", "incomplete",
+    "missing" or "damaged".
+    """
 
     claim: Claim
     experiment: Experiment
@@ -51,9 +55,12 @@ class Entry:
     problem: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """What `tlcourse claims --json` prints; the verdict of a record that does not count is its status."""
+        """What `tlcourse claims --json` prints; the verdict of a record that does not count is its
+        status.
+        """
         numbers = {
-            key: None if value in (inf, -inf) or value != value else value for key, value in asdict(self.found).items()
+            key: None if value in (inf, -inf) or value != value else value
+            for key, value in asdict(self.found).items()
         }  # JSON knows neither
         keys = ("id", "sentence", "source", "paper", "unit")
         return {
@@ -75,13 +82,24 @@ def find(name: str) -> Experiment:
 
 
 def ledger(name: str | None = None) -> list[Entry]:
-    """The claims of one experiment, or of all, at each scale that bears on them, with their verdicts.
+    """The claims of one experiment, or of all, at each scale that bears on them, with their
+    verdicts.
 
     A scale whose data are not on board is left out, unless it has been measured elsewhere.
     """
     chosen = [find(name)] if name else list(EXPERIMENTS.values())
-    entries = [_entry(claim, e, scale) for e in chosen for claim in e.claims for scale in claim.scales or e.scales if scale != "live"]
-    return [e for e in entries if e.status != "missing" or is_there(getattr(e.experiment.scales[e.scale], "data", "mnist"))]
+    entries = [
+        _entry(claim, e, scale)
+        for e in chosen
+        for claim in e.claims
+        for scale in claim.scales or e.scales
+        if scale != "live"
+    ]
+    return [
+        e
+        for e in entries
+        if e.status != "missing" or is_there(getattr(e.experiment.scales[e.scale], "data", "mnist"))
+    ]
 
 
 def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:
@@ -92,5 +110,10 @@ def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:
     except (records.RecordError, LookupError) as error:
         status = "damaged" if "damaged" in str(error) else "missing"
         return Entry(claim, experiment, scale, status, nothing, str(error))
-    stale, short = records.is_stale(record, experiment), record.seeds < experiment.scales[scale].seeds
-    return Entry(claim, experiment, scale, "stale" if stale else "incomplete" if short else "current", found)
+    stale, short = (
+        records.is_stale(record, experiment),
+        record.seeds < experiment.scales[scale].seeds,
+    )
+    return Entry(
+        claim, experiment, scale, "stale" if stale else "incomplete" if short else "current", found
+    )

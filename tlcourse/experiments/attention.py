@@ -1,8 +1,11 @@
-"""Does a student that looks where its teacher looks learn more? The lecture's table of attention transfer, in small.
+"""Does a student that looks where its teacher looks learn more? The lecture's table of attention
+transfer, in small.
 
-A thin residual network learns clothes from 2,000 pictures, with the help of a teacher of the same depth and twice the width, or of the same
-width and more depth. The teacher learnt from the same pictures, shifted and mirrored. What it says, and where it looks, is recorded once.
-At `full` scale it is the paper's networks on CIFAR-10; there students see shifted pictures too, so teachers have to be asked each time.
+A thin residual network learns clothes from 2,000 pictures, with the help of a teacher of the same
+depth and twice the width, or of the same width and more depth. The teacher learnt from the same
+pictures, shifted and mirrored. What it says, and where it looks, is recorded once. At `full` scale
+it is the paper's networks on CIFAR-10; there students see shifted pictures too, so teachers have to
+be asked each time.
 """
 
 from collections import OrderedDict
@@ -17,16 +20,31 @@ from torch import Tensor, nn
 from tlcourse.claims import Claim, Given, count, greater
 from tlcourse.data import Images, load, random_crop, random_flip, random_shift
 from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.methods.attention import activation_loss, attention_map, attention_transfer_loss, connectors
+from tlcourse.methods.attention import (
+    activation_loss,
+    attention_map,
+    attention_transfer_loss,
+    connectors,
+)
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.methods.fine_tuning import freeze
 from tlcourse.metrics import errors
 from tlcourse.models import WideResNet
-from tlcourse.training import Augmentation, Batch, Objective, cross_entropy, fit, predict, record, seed_everything
+from tlcourse.training import (
+    Augmentation,
+    Batch,
+    Objective,
+    cross_entropy,
+    fit,
+    predict,
+    record,
+    seed_everything,
+)
 
 GROUPS = ("group1", "group2", "group3")
 PAIRS = ("wider", "deeper")
-# Every arm has four settings: two values of each of two numbers, alone four learning rates. Where to look was found in a trial with a seed
+# Every arm has four settings: two values of each of two numbers, alone four learning rates. Where
+# to look was found in a trial with a seed
 # of its own; the second rate of two is the one at which T and alpha are chosen.
 RATES = (2e-2, 5e-2)
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -37,7 +55,9 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "KD": {"lr": RATES[1:], "T": (4.0, 20.0), "alpha": (0.5, 0.9)},
     "AT+KD": {"lr": RATES[1:], "T": (4.0, 20.0), "alpha": (0.5, 0.9), "beta": (3.0,)},
 }
-OWN = tuple(arm for arm in GRIDS if arm != "alone")  # the arms that have something of their own beside the labels
+OWN = tuple(
+    arm for arm in GRIDS if arm != "alone"
+)  # the arms that have something of their own beside the labels
 
 
 def combinations(grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
@@ -53,7 +73,12 @@ MAPPINGS: dict[str, dict[str, Any]] = {
     "sum, p = 4": {"p": 4},
     "max, p = 2": {"p": 2, "over": "max"},
 }
-LAYERS = {"group 1": GROUPS[:1], "group 2": GROUPS[1:2], "group 3": GROUPS[2:], "all groups": GROUPS}
+LAYERS = {
+    "group 1": GROUPS[:1],
+    "group 2": GROUPS[1:2],
+    "group 3": GROUPS[2:],
+    "all groups": GROUPS,
+}
 AUGMENTED: dict[str, tuple[Augmentation, ...]] = {
     "fashion_mnist": (random_shift(2), random_flip()),
     "mnist": (random_shift(2),),
@@ -64,12 +89,18 @@ Teacher = Recorded | nn.Sequential  # what it said, or itself
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Errors in percent of every arm and pair; for AT also by mapping and by layers, and with the maps of other pictures."""
+    """Errors in percent of every arm and pair; for AT also by mapping and by layers, and with the
+    maps of other pictures.
+    """
     train, validation = pictures(scale, seed, device)
     test = load(scale.data, "test").to(device)
     alone = chosen_setting(scale, arm="alone")
     plain = train_student(scale, train, cross_entropy, alone, seed)
-    shifted = plain if scale.shifted else train_student(scale, train, cross_entropy, alone, seed, shifted=True)
+    shifted = (
+        plain
+        if scale.shifted
+        else train_student(scale, train, cross_entropy, alone, seed, shifted=True)
+    )
     rows = []
     for pair in scale.teachers:
         teacher = train_teacher(scale, train, pair, seed)
@@ -81,7 +112,9 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
             students[arm] = train_student(scale, train, how, chosen[arm], seed)
         others = objective("AT", of_other_pictures(said), chosen["AT"])
         students["AT, other pictures"] = train_student(scale, train, others, chosen["AT"], seed)
-        rows += [Row(arm, "errors", percent(net, test), {"pair": pair}) for arm, net in students.items()]
+        rows += [
+            Row(arm, "errors", percent(net, test), {"pair": pair}) for arm, net in students.items()
+        ]
         if pair == "wider":
             yield from _variants(scale, train, validation, test, said, chosen["AT"], seed)
     yield from rows
@@ -91,7 +124,13 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 
 def _variants(
-    scale: Scale, train: Images, validation: Images, test: Images, said: Teacher, chosen: Mapping[str, float], seed: int
+    scale: Scale,
+    train: Images,
+    validation: Images,
+    test: Images,
+    said: Teacher,
+    chosen: Mapping[str, float],
+    seed: int,
 ) -> Iterator[Row]:
     """AT by mapping and by layers; and of each kind the one that validation finds best, and worst."""
     kinds: dict[str, dict[str, dict[str, Any]]] = {
@@ -104,7 +143,9 @@ def _variants(
             net = train_student(scale, train, objective("AT", said, chosen, **change), chosen, seed)
             found[name] = percent(net, validation), percent(net, test)
             yield Row(name, f"errors by {kind}", found[name][1])
-        ranked = sorted(found.values(), key=lambda errors: errors[0])  # by validation; of equals the first named
+        ranked = sorted(
+            found.values(), key=lambda errors: errors[0]
+        )  # by validation; of equals the first named
         yield Row("best on validation", f"errors by {kind}", ranked[0][1])
         yield Row("worst on validation", f"errors by {kind}", ranked[-1][1])
 
@@ -119,45 +160,105 @@ def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         said = recorded(train_teacher(scale, train, pair, seed), train)
         for arm in OWN:
             for name, setting in SETTINGS[arm].items():
-                net = train_student(scale, train, objective(arm, said, setting, channels=channels(scale)), setting, seed)
-                yield Row(arm, "validation errors", percent(net, validation), {"pair": pair, "setting": name})
+                net = train_student(
+                    scale,
+                    train,
+                    objective(arm, said, setting, channels=channels(scale)),
+                    setting,
+                    seed,
+                )
+                yield Row(
+                    arm,
+                    "validation errors",
+                    percent(net, validation),
+                    {"pair": pair, "setting": name},
+                )
 
 
 def pictures(scale: Scale, seed: int, device: torch.device) -> list[Images]:
     """Training and validation pictures of a seed."""
-    return [part.to(device) for part in load(scale.data).split(scale.images, scale.validation, seed=seed)]
+    return [
+        part.to(device)
+        for part in load(scale.data).split(scale.images, scale.validation, seed=seed)
+    ]
 
 
 def chosen_setting(scale: Scale, **where: str) -> Mapping[str, float]:
     """What validation chose for an arm and a pair, or where nothing is tuned what the scale says."""
-    return SETTINGS[where["arm"]][scale.chosen(**where)] if scale.tuning_seeds else scale.settings[where["arm"]]
+    return (
+        SETTINGS[where["arm"]][scale.chosen(**where)]
+        if scale.tuning_seeds
+        else scale.settings[where["arm"]]
+    )
 
 
 def train_teacher(scale: Scale, train: Images, pair: str, seed: int) -> nn.Sequential:
     """A larger network that saw the pictures shifted and mirrored."""
     seed_everything(seed + 1)  # not the student's initial weights
     teacher = residual_network(scale, scale.teachers[pair], train)
-    how: dict[str, Any] = {"epochs": scale.teacher_epochs, "lr": scale.teacher_lr, "augment": AUGMENTED[scale.data], "seed": seed}
-    fit(teacher, train, cross_entropy, optimizer=scale.optimizer, weight_decay=5e-4, progress=False, **how)
+    how: dict[str, Any] = {
+        "epochs": scale.teacher_epochs,
+        "lr": scale.teacher_lr,
+        "augment": AUGMENTED[scale.data],
+        "seed": seed,
+    }
+    fit(
+        teacher,
+        train,
+        cross_entropy,
+        optimizer=scale.optimizer,
+        weight_decay=5e-4,
+        progress=False,
+        **how,
+    )
     return freeze(teacher)
 
 
 def train_student(
-    scale: Scale, train: Images, objective: Objective, setting: Mapping[str, float], seed: int, *, shifted: bool = False
+    scale: Scale,
+    train: Images,
+    objective: Objective,
+    setting: Mapping[str, float],
+    seed: int,
+    *,
+    shifted: bool = False,
 ) -> nn.Sequential:
-    """All students of a seed begin with the same weights and see the same batches, moved and mirrored if so asked here or by the scale."""
+    """All students of a seed begin with the same weights and see the same batches, moved and
+    mirrored if so asked here or by the scale.
+    """
     seed_everything(seed)
     student = residual_network(scale, scale.student, train)
     augment = AUGMENTED[scale.data] if shifted or scale.shifted else None
-    how: dict[str, Any] = {"epochs": scale.epochs, "lr": setting["lr"], "augment": augment, "seed": seed}
-    fit(student, train, objective, optimizer=scale.optimizer, weight_decay=5e-4, progress=False, **how)
+    how: dict[str, Any] = {
+        "epochs": scale.epochs,
+        "lr": setting["lr"],
+        "augment": augment,
+        "seed": seed,
+    }
+    fit(
+        student,
+        train,
+        objective,
+        optimizer=scale.optimizer,
+        weight_decay=5e-4,
+        progress=False,
+        **how,
+    )
     return student
 
 
 def residual_network(scale: Scale, size: tuple[int, int], images: Images) -> nn.Sequential:
-    """Depth and width are size. At `lecture` scale thin: maps of 14, 7 and 4 pixels a side, as the first convolution halves the size."""
+    """Depth and width are size. At `lecture` scale thin: maps of 14, 7 and 4 pixels a side, as the
+    first convolution halves the size.
+    """
     channels = images.pixels.shape[1]
-    network = WideResNet(*size, len(images.classes), channels=channels, base=scale.base, stem_stride=scale.stem_stride)
+    network = WideResNet(
+        *size,
+        len(images.classes),
+        channels=channels,
+        base=scale.base,
+        stem_stride=scale.stem_stride,
+    )
     return network.to(images.pixels.device)
 
 
@@ -171,7 +272,9 @@ def recorded(teacher: nn.Module, images: Images) -> Recorded:
     return {**record(teacher, images, of=GROUPS), "logits": predict(teacher, images)}
 
 
-def tapped(network: nn.Sequential, x: Tensor, layers: tuple[str, ...] = GROUPS) -> tuple[Tensor, list[Tensor]]:
+def tapped(
+    network: nn.Sequential, x: Tensor, layers: tuple[str, ...] = GROUPS
+) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the activations after some layers on the way."""
     taken = []
     for name, layer in network.named_children():
@@ -181,8 +284,12 @@ def tapped(network: nn.Sequential, x: Tensor, layers: tuple[str, ...] = GROUPS) 
     return x, taken
 
 
-def told(teacher: Teacher, batch: Batch, layers: Sequence[str] = GROUPS) -> tuple[Tensor, list[Tensor]]:
-    """What a teacher says of a batch, and its features or maps: looked up where recorded, asked for where pictures change every time."""
+def told(
+    teacher: Teacher, batch: Batch, layers: Sequence[str] = GROUPS
+) -> tuple[Tensor, list[Tensor]]:
+    """What a teacher says of a batch, and its features or maps: looked up where recorded, asked for
+    where pictures change every time.
+    """
     if isinstance(teacher, nn.Module):
         with torch.no_grad():
             return tapped(teacher, batch.x, tuple(layers))
@@ -213,7 +320,8 @@ def objective(
 ) -> Objective:
     """What a student of this arm minimises, with what its teacher says.
 
-    setting: its own of beta, T and alpha; layers, p and over are those of the maps; channels: the student's, which F-ActT has to know.
+    setting: its own of beta, T and alpha; layers, p and over are those of the maps; channels: the
+    student's, which F-ActT has to know.
     """
     if arm == "F-ActT":
         return FullActivations(teacher, setting["beta"], channels)
@@ -228,32 +336,44 @@ def objective(
         if "T" in setting:
             loss = distillation_loss(logits, said, batch.y, T=setting["T"], alpha=setting["alpha"])
         if "beta" in setting:
-            loss = loss + attention_transfer_loss(features, theirs, beta=setting["beta"], p=p, over=over, form=form)
+            loss = loss + attention_transfer_loss(
+                features, theirs, beta=setting["beta"], p=p, over=over, form=form
+            )
         return loss
 
     return minimise
 
 
 class FullActivations(nn.Module):
-    """The objective of F-ActT: it has convolutions of its own, from the student's number of channels to the teacher's, trained along."""
+    """The objective of F-ActT: it has convolutions of its own, from the student's number of
+    channels to the teacher's, trained along.
+    """
 
     def __init__(self, teacher: Teacher, beta: float, channels: Sequence[int]) -> None:
         super().__init__()
         self.teacher, self.beta = teacher, beta
         theirs = [_channels_of(teacher, name) for name in GROUPS]
-        where = next(teacher.parameters()).device if isinstance(teacher, nn.Module) else teacher["logits"].device
+        where = (
+            next(teacher.parameters()).device
+            if isinstance(teacher, nn.Module)
+            else teacher["logits"].device
+        )
         self.connectors = connectors(channels, theirs).to(where)
 
     def forward(self, net: Any, batch: Batch) -> Tensor:
         """Cross-entropy, and how far the student's activations are from the teacher's."""
         logits, features = tapped(net, batch.x)
         ours = [connect(x) for connect, x in zip(self.connectors, features)]
-        return F.cross_entropy(logits, batch.y) + activation_loss(ours, told(self.teacher, batch)[1], beta=self.beta)
+        return F.cross_entropy(logits, batch.y) + activation_loss(
+            ours, told(self.teacher, batch)[1], beta=self.beta
+        )
 
 
 def _channels_of(teacher: Teacher, group: str) -> int:
     if isinstance(teacher, nn.Module):
-        return int(next(reversed(list(teacher.get_submodule(group).parameters()))).shape[0])  # the last convolution's
+        return int(
+            next(reversed(list(teacher.get_submodule(group).parameters()))).shape[0]
+        )  # the last convolution's
     return teacher[group].shape[1]
 
 
@@ -333,7 +453,10 @@ attention = Experiment(
             "attention maps are transferable knowledge",
             source="lecture, matching intermediate features, first slide",
             decide=count(
-                [greater(other, "AT", "errors", pair="both") for other in ("alone", "AT, other pictures")],
+                [
+                    greater(other, "AT", "errors", pair="both")
+                    for other in ("alone", "AT, other pictures")
+                ],
                 at_least=2,
             ),
             unit="of two opponents (alone, AT with the maps of other pictures), how many AT beats, mean of two pairs",
@@ -376,7 +499,13 @@ attention = Experiment(
             source=_SOURCE,
             paper="3 of 4 (E2)",
             decide=count(
-                [count([_beats("AT+KD", other)(pair) for other in ("alone", "AT", "F-ActT", "KD")], at_least=4) for pair in PAIRS],
+                [
+                    count(
+                        [_beats("AT+KD", other)(pair) for other in ("alone", "AT", "F-ActT", "KD")],
+                        at_least=4,
+                    )
+                    for pair in PAIRS
+                ],
                 at_least=2,
             ),
             unit="in how many of two pairs it beats alone, AT, F-ActT and KD",

@@ -26,10 +26,12 @@ class Row:
 
 
 class Scale(SimpleNamespace):
-    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the experiment's own numbers.
+    """How large an experiment is: seeds, tuning_seeds, minutes (expected, of one core) and the
+    experiment's own numbers.
 
-    "lecture" and "full" decide claims; "live" is what a live cell shows with one seed, and only says what to expect of it. workers, where
-    it is given, is the most processes that may measure at once: 1 where times are measured.
+    "lecture" and "full" decide claims; "live" is what a live cell shows with one seed, and only
+    says what to expect of it. workers, where it is given, is the most processes that may measure at
+    once: 1 where times are measured.
     """
 
     seeds: int
@@ -37,12 +39,20 @@ class Scale(SimpleNamespace):
     tuning_seeds: int = 0
 
     def settle(self, tuning: pd.DataFrame) -> "Scale":
-        """The same scale, with what validation data chose for each arm: the `setting` with the lowest mean over the tuning seeds."""
+        """The same scale, with what validation data chose for each arm: the `setting` with the
+        lowest mean over the tuning seeds.
+        """
         if tuning.empty:
             return self
-        keys = [column for column in tuning if column not in ("seed", "value", "setting") and tuning[column].notna().any()]
+        keys = [
+            column
+            for column in tuning
+            if column not in ("seed", "value", "setting") and tuning[column].notna().any()
+        ]
         means = tuning.groupby([*keys, "setting"], as_index=False, dropna=False)["value"].mean()
-        return Scale(**vars(self), choices=means.loc[means.groupby(keys, dropna=False)["value"].idxmin()])
+        return Scale(
+            **vars(self), choices=means.loc[means.groupby(keys, dropna=False)["value"].idxmin()]
+        )
 
     def chosen(self, **where: Any) -> Any:
         """The setting that was chosen, for example chosen(arm="alone", width=300)."""
@@ -59,9 +69,11 @@ Measure = Callable[[Scale, int, torch.device], Iterator[Row]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """A comparison of arms over seeds. run yields rows; tune, where there is one, yields validation rows with a `setting` each.
+    """A comparison of arms over seeds. run yields rows; tune, where there is one, yields validation
+    rows with a `setting` each.
 
-    name: of its file and records; question: what it asks; chapter: the part of the notebook's name after the number.
+    name: of its file and records; question: what it asks; chapter: the part of the notebook's name
+    after the number.
     """
 
     name: str

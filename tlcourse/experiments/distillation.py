@@ -1,4 +1,6 @@
-"""Does a small network learn more from a teacher's soft targets than from labels alone? The lecture's MNIST table, and its algebra."""
+"""Does a small network learn more from a teacher's soft targets than from labels alone? The
+lecture's MNIST table, and its algebra.
+"""
 
 from collections.abc import Iterator
 
@@ -18,22 +20,44 @@ from tlcourse.methods.distillation import (
 )
 from tlcourse.metrics import errors
 from tlcourse.models import MLP
-from tlcourse.training import Batch, History, Objective, cross_entropy, fit, predict, record, seed_everything
+from tlcourse.training import (
+    Batch,
+    History,
+    Objective,
+    cross_entropy,
+    fit,
+    predict,
+    record,
+    seed_everything,
+)
 
-ALPHA = 0.9  # the weight of the soft targets; the paper gives the labels "a considerably lower weight"
+ALPHA = (
+    0.9  # the weight of the soft targets; the paper gives the labels "a considerably lower weight"
+)
 TEMPERATURES = {f"T={T}": T for T in (1, 2, 4, 8, 20)}
 STUDENTS = ("alone", *TEMPERATURES, "logits")
-RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)  # each student arm gets the one that makes the fewest errors on validation images
+RATES = (
+    2e-3,
+    4e-3,
+    8e-3,
+    1.6e-2,
+    3.2e-2,
+)  # each student arm gets the one that makes the fewest errors on validation images
 LOWEST = 3  # K8 looks at the three classes of ten that the teacher finds least likely
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """A teacher, then a student per arm and width: errors on the 10,000 test images at the end and along the way."""
+    """A teacher, then a student per arm and width: errors on the 10,000 test images at the end and
+    along the way.
+    """
     train, _ = train_and_validation(scale, seed, device)
     test = load("mnist", "test").to(device)
     teacher = train_teacher(scale, train, seed)
     pupils = train.take(slice(0, scale.student_images))
-    teacher_errors, teacher_logits = errors(predict(teacher, test), test.labels), record(teacher, pupils)
+    teacher_errors, teacher_logits = (
+        errors(predict(teacher, test), test.labels),
+        record(teacher, pupils),
+    )
     for width in scale.widths:
         yield Row("teacher", "errors", teacher_errors, {"width": width})
         goal = 0.0
@@ -43,8 +67,13 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
             curve: list[float] = history.epochs["errors"].tolist()
             goal = curve[-1] if arm == "alone" else goal
             yield Row(arm, "errors", curve[-1], {"width": width})
-            yield Row(arm, "epochs to what alone reaches", _first_at_most(curve, goal), {"width": width})
-            yield from (Row(arm, "errors by epoch", value, {"width": width, "epoch": epoch}) for epoch, value in enumerate(curve, 1))
+            yield Row(
+                arm, "epochs to what alone reaches", _first_at_most(curve, goal), {"width": width}
+            )
+            yield from (
+                Row(arm, "errors by epoch", value, {"width": width, "epoch": epoch})
+                for epoch, value in enumerate(curve, 1)
+            )
             if arm == "alone" and width == max(scale.widths):
                 yield from algebra(record(student, pupils), teacher_logits)
 
@@ -68,7 +97,9 @@ def algebra(student_logits: Tensor, teacher_logits: Tensor) -> Iterator[Row]:
     for arm, T in TEMPERATURES.items():
         direct = (z / T).exp() / (z / T).exp().sum(1, keepdim=True)
         yield Row(arm, "softmax error", _largest(soften(z, T) - direct))
-        yield Row(arm, "gradient error", _largest(soft_target_gradient(z, v, T) - _autograd(z, v, T)))
+        yield Row(
+            arm, "gradient error", _largest(soft_target_gradient(z, v, T) - _autograd(z, v, T))
+        )
         yield Row(arm, "gradient size", _size_against_limit(z, v, T))
         yield Row(arm, "gradient size error", abs(_size_against_limit(z, v, T) - 1))
         yield Row(arm, "share of the lowest", _share_of_lowest(soft_target_gradient(z, v, T), v))
@@ -77,22 +108,33 @@ def algebra(student_logits: Tensor, teacher_logits: Tensor) -> Iterator[Row]:
     misses = [T for T in powers if abs(_size_against_limit(z, v, T) - 1) > 0.1]
     yield Row("limit", "gradient size holds from T", 2 * max(misses, default=0.5))
     for high in (256.0, 512.0, 1024.0, 2048.0):
-        yield Row("limit", "halving error", _distance_to_limit(z, v, high) / _distance_to_limit(z, v, 2 * high) - 2, {"T": high})
+        yield Row(
+            "limit",
+            "halving error",
+            _distance_to_limit(z, v, high) / _distance_to_limit(z, v, 2 * high) - 2,
+            {"T": high},
+        )
 
 
 def objective(arm: str, teacher_logits: Tensor) -> Objective:
-    """What a student of this arm minimises. teacher_logits: (N, K), recorded on the training images."""
+    """What a student of this arm minimises. teacher_logits: (N, K), recorded on the training
+    images.
+    """
     if arm == "alone":
         return cross_entropy
     if arm == "logits":
         return lambda net, batch: _match_logits(net, batch, teacher_logits)
     T = TEMPERATURES[arm]
-    return lambda net, batch: distillation_loss(net(batch.x), teacher_logits[batch.index], batch.y, T=T, alpha=ALPHA)
+    return lambda net, batch: distillation_loss(
+        net(batch.x), teacher_logits[batch.index], batch.y, T=T, alpha=ALPHA
+    )
 
 
 def _match_logits(net: nn.Module, batch: Batch, teacher_logits: Tensor) -> Tensor:
     logits = net(batch.x)
-    return (1 - ALPHA) * F.cross_entropy(logits, batch.y) + ALPHA * logit_matching_loss(logits, teacher_logits[batch.index])
+    return (1 - ALPHA) * F.cross_entropy(logits, batch.y) + ALPHA * logit_matching_loss(
+        logits, teacher_logits[batch.index]
+    )
 
 
 def train_and_validation(scale: Scale, seed: int, device: torch.device) -> list[Images]:
@@ -101,28 +143,62 @@ def train_and_validation(scale: Scale, seed: int, device: torch.device) -> list[
 
 
 def train_teacher(scale: Scale, train: Images, seed: int) -> nn.Module:
-    """A larger network that sees shifted copies of the images, so that it knows more than its students."""
+    """A larger network that sees shifted copies of the images, so that it knows more than its
+    students.
+    """
     seed_everything(seed)
     teacher = MLP(784, *scale.teacher, 10, **scale.teacher_dropout).to(train.pixels.device)
     shift, lr = random_shift(2), scale.teacher_lr
-    fit(teacher, train, cross_entropy, epochs=scale.teacher_epochs, lr=lr, augment=shift, seed=seed, progress=False)
+    fit(
+        teacher,
+        train,
+        cross_entropy,
+        epochs=scale.teacher_epochs,
+        lr=lr,
+        augment=shift,
+        seed=seed,
+        progress=False,
+    )
     return teacher
 
 
 def train_student(
-    how: Objective, width: int, lr: float, epochs: int, images: Images, seed: int, test: Images | None = None
+    how: Objective,
+    width: int,
+    lr: float,
+    epochs: int,
+    images: Images,
+    seed: int,
+    test: Images | None = None,
 ) -> tuple[nn.Module, History]:
-    """Every arm of a seed starts from the same weights and sees the same batches. With test images, errors are counted every epoch."""
+    """Every arm of a seed starts from the same weights and sees the same batches. With test images,
+    errors are counted every epoch.
+    """
     seed_everything(seed)
     student = MLP(784, width, width, 10).to(images.pixels.device)
-    watch = None if test is None else lambda net, epoch: {"errors": errors(predict(net, test), test.labels)}
-    return student, fit(student, images, how, epochs=epochs, lr=lr, seed=seed, on_epoch=watch, progress=False)
+    watch = (
+        None
+        if test is None
+        else lambda net, epoch: {"errors": errors(predict(net, test), test.labels)}
+    )
+    return student, fit(
+        student, images, how, epochs=epochs, lr=lr, seed=seed, on_epoch=watch, progress=False
+    )
 
 
 def _student(
-    arm: str, width: int, lr: float, scale: Scale, train: Images, teacher_logits: Tensor, seed: int, test: Images | None = None
+    arm: str,
+    width: int,
+    lr: float,
+    scale: Scale,
+    train: Images,
+    teacher_logits: Tensor,
+    seed: int,
+    test: Images | None = None,
 ) -> tuple[nn.Module, History]:
-    return train_student(objective(arm, teacher_logits), width, lr, scale.student_epochs, train, seed, test)
+    return train_student(
+        objective(arm, teacher_logits), width, lr, scale.student_epochs, train, seed, test
+    )
 
 
 def _first_at_most(curve: list[float], goal: float) -> int:
@@ -184,7 +260,10 @@ LIVE = Scale(  # what a live cell shows: seconds, not minutes; the students get 
     lr=4e-3,
 )
 
-_BETTER_TEACHER = Given("the teacher makes fewer errors than the student alone", greater("alone", "teacher", "errors", width=300))
+_BETTER_TEACHER = Given(
+    "the teacher makes fewer errors than the student alone",
+    greater("alone", "teacher", "errors", width=300),
+)
 _VARIES = "each seed draws its images and trains its own teacher"
 
 distillation = Experiment(

@@ -1,7 +1,9 @@
-"""Do the maps show where a network looks? Two photos side by side, and the network is asked for the one and for the other.
+"""Do the maps show where a network looks? Two photos side by side, and the network is asked for the
+one and for the other.
 
-An explanation of "cat" should lie on the cat's half, and change when the question does. A network with random weights explains nothing, so
-maps should change, too, when its layers are randomised one after the other, from the top down (Adebayo et al. 2018).
+An explanation of "cat" should lie on the cat's half, and change when the question does. A network
+with random weights explains nothing, so maps should change, too, when its layers are randomised one
+after the other, from the top down (Adebayo et al. 2018).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,16 +44,30 @@ def plain(network: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
         return torch.autograd.grad(score, x)[0].abs().sum(1)
 
 
-WAYS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {"Grad-CAM": cam, "guided backpropagation": guided, "gradient": plain}
+WAYS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    "Grad-CAM": cam,
+    "guided backpropagation": guided,
+    "gradient": plain,
+}
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Shares of the half that was asked for, likeness of the maps for both classes, and of those of a network randomised from the top."""
+    """Shares of the half that was asked for, likeness of the maps for both classes, and of those of
+    a network randomised from the top.
+    """
     network = pretrained().to(device)
     names = imagenet_classes()
-    left, right = (torch.tensor([names.index(PHOTOS[pair[i]][1]) for pair in permutations(PHOTOS, 2)]) for i in (0, 1))
-    x = torch.stack([collage(a, b, seed * 100 + i) for i, (a, b) in enumerate(permutations(PHOTOS, 2))]).to(device)
-    found = {name: [way(network, x, asked.to(device)) for asked in (left, right)] for name, way in WAYS.items()}
+    left, right = (
+        torch.tensor([names.index(PHOTOS[pair[i]][1]) for pair in permutations(PHOTOS, 2)])
+        for i in (0, 1)
+    )
+    x = torch.stack(
+        [collage(a, b, seed * 100 + i) for i, (a, b) in enumerate(permutations(PHOTOS, 2))]
+    ).to(device)
+    found = {
+        name: [way(network, x, asked.to(device)) for asked in (left, right)]
+        for name, way in WAYS.items()
+    }
     for name, (of_left, of_right) in found.items():
         shares = torch.cat([share_on_the_left(of_left), 1 - share_on_the_left(of_right)])
         yield Row(name, "share on the half asked for", shares.mean().item())
@@ -63,41 +79,63 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         randomise(randomised.get_submodule(layer))
         for name, way in WAYS.items():
             now = way(randomised, x, left.to(device))
-            yield Row(name, "likeness after randomising", likeness(found[name][0], now), {"layers": depth, "down to": layer})
+            yield Row(
+                name,
+                "likeness after randomising",
+                likeness(found[name][0], now),
+                {"layers": depth, "down to": layer},
+            )
 
 
 def collage(left: str, right: str, seed: int) -> Tensor:
-    """Two photos side by side, each a random square of it, mirrored or not. Returns pixels (3, 224, 448) in [0, 1]."""
+    """Two photos side by side, each a random square of it, mirrored or not. Returns pixels (3, 224,
+    448) in [0, 1].
+    """
     generator = Generator().manual_seed(seed)
     return torch.cat([square(photo(name), generator) for name in (left, right)], dim=2)
 
 
 def square(pixels: Tensor, generator: Generator) -> Tensor:
-    """A random square of 80 to 100 % of the shorter side, mirrored or not, as (3, 224, 224) in [0, 1]."""
+    """A random square of 80 to 100 % of the shorter side, mirrored or not, as (3, 224, 224) in [0,
+    1].
+    """
     scale, top, leftmost, mirrored = torch.rand(4, generator=generator).tolist()
     side = round(min(pixels.shape[1:]) * (0.8 + 0.2 * scale))
-    y, x = (round(place * (length - side)) for place, length in zip((top, leftmost), pixels.shape[1:]))
+    y, x = (
+        round(place * (length - side)) for place, length in zip((top, leftmost), pixels.shape[1:])
+    )
     cut = pixels[None, :, y : y + side, x : x + side].float() / 255
     small = F.interpolate(cut, (SIDE, SIDE), mode="bicubic", antialias=True)[0].clamp(0, 1)
     return small.flip(2) if mirrored < 0.5 else small
 
 
 def share_on_the_left(maps: Tensor) -> Tensor:
-    """How much of each map lies on the left half, in [0, 1]; half of it for a map of zeros. maps: (N, h, w), >= 0."""
+    """How much of each map lies on the left half, in [0, 1]; half of it for a map of zeros. maps:
+    (N, h, w), >= 0.
+    """
     sides = maps.unflatten(2, (2, -1)).sum((1, 3))
     total = sides.sum(1)
     return torch.where(total > 0, sides[:, 0] / total.clamp(min=1e-30), 0.5)
 
 
 def likeness(a: Tensor, b: Tensor) -> float:
-    """Mean rank correlation of two sets of maps (N, h, w), in [-1, 1]. A map that is the same everywhere is like nothing: 0."""
-    pairs = [(one.flatten().cpu().numpy(), other.flatten().cpu().numpy()) for one, other in zip(a, b)]
-    found = [spearmanr(*pair).statistic if pair[0].std() > 0 and pair[1].std() > 0 else 0.0 for pair in pairs]
+    """Mean rank correlation of two sets of maps (N, h, w), in [-1, 1]. A map that is the same
+    everywhere is like nothing: 0.
+    """
+    pairs = [
+        (one.flatten().cpu().numpy(), other.flatten().cpu().numpy()) for one, other in zip(a, b)
+    ]
+    found = [
+        spearmanr(*pair).statistic if pair[0].std() > 0 and pair[1].std() > 0 else 0.0
+        for pair in pairs
+    ]
     return float(sum(found) / len(found))
 
 
 def randomise(layer: nn.Module) -> None:
-    """Give every convolution and linear layer inside new random weights of the size that the old ones had."""
+    """Give every convolution and linear layer inside new random weights of the size that the old
+    ones had.
+    """
     for part in layer.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.normal_(part.weight, 0.0, part.weight.std().item())
@@ -118,7 +156,11 @@ looking = Experiment(
             "Grad-CAM and guided backpropagation show where a network looks",
             source="lecture, matching intermediate features, first slide",
             decide=count(
-                [greater(way, "chance", "share on the half asked for") for way in ("Grad-CAM", "guided backpropagation")], at_least=2
+                [
+                    greater(way, "chance", "share on the half asked for")
+                    for way in ("Grad-CAM", "guided backpropagation")
+                ],
+                at_least=2,
             ),
             unit="of two methods, how many lie more on the half asked for than on the other",
             varies="each seed cuts other squares out of four photos",

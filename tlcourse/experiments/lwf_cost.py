@@ -1,7 +1,8 @@
 """Is learning without forgetting faster than joint training, and what must be kept for it?
 
-The lecture says faster, with one forward pass where joint training has two. The authors' own README says that their code is not (E7).
-Here the steps of each way are timed side by side, and what a step keeps for its backward pass is counted.
+The lecture says faster, with one forward pass where joint training has two. The authors' own README
+says that their code is not (E7). Here the steps of each way are timed side by side, and what a step
+keeps for its backward pass is counted.
 """
 
 import time
@@ -24,8 +25,12 @@ BATCH = 128
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """One round a seed: seconds per step of each way, in another order each time; bytes that a step and a whole run need."""
-    old, new = (load_task(name, scale.images, 1, seed, device).train for name in ("clothes", "digits"))
+    """One round a seed: seconds per step of each way, in another order each time; bytes that a step
+    and a whole run need.
+    """
+    old, new = (
+        load_task(name, scale.images, 1, seed, device).train for name in ("clothes", "digits")
+    )
     network = first_task("old", old, 1, seed)
     start = time.perf_counter()
     answers = predict(network, new, "old")
@@ -38,12 +43,19 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         batch = {"new": _batch(new), "old": _batch(old)} if way == "joint training" else _batch(new)
         yield Row(way, "bytes for the backward pass", bytes_for_backward(lambda: how(net, batch)))  # noqa: B023
         yield Row(way, "bytes kept of the old task", sum(tensor.nbytes for tensor in kept[way]))
-        yield Row(way, "seconds per step", fit(net, data, how, steps=scale.steps, lr=1e-4, seed=seed, progress=False).seconds / scale.steps)
+        yield Row(
+            way,
+            "seconds per step",
+            fit(net, data, how, steps=scale.steps, lr=1e-4, seed=seed, progress=False).seconds
+            / scale.steps,
+        )
     yield Row("LwF", "difference without old data", _without_old_data(network, old, new, seed))
 
 
 def bytes_for_backward(loss: Callable[[], Tensor]) -> int:
-    """What a loss keeps in memory until its gradient is computed: each tensor once, weights included."""
+    """What a loss keeps in memory until its gradient is computed: each tensor once, weights
+    included.
+    """
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -56,14 +68,24 @@ def bytes_for_backward(loss: Callable[[], Tensor]) -> int:
 
 
 def _without_old_data(network: Heads, old: Images, new: Images, seed: int) -> float:
-    """The largest difference between two networks that learnt without forgetting, the old images at hand and not."""
+    """The largest difference between two networks that learnt without forgetting, the old images at
+    hand and not.
+    """
     settings: dict[str, Any] = {"lr": 1e-3, "weight": 1.0, "steps": 5, "seed": seed}
-    there, gone = (learn(network, "LwF", "new", new, images, **settings).state_dict() for images in ({"old": old}, {}))
+    there, gone = (
+        learn(network, "LwF", "new", new, images, **settings).state_dict()
+        for images in ({"old": old}, {})
+    )
     return max((there[name] - gone[name]).abs().max().item() for name in there)
 
 
 def _batch(images: Images) -> Batch:
-    return Batch(as_input(images.pixels[:BATCH]), images.labels[:BATCH], torch.arange(BATCH, device=images.labels.device), 0.0)
+    return Batch(
+        as_input(images.pixels[:BATCH]),
+        images.labels[:BATCH],
+        torch.arange(BATCH, device=images.labels.device),
+        0.0,
+    )
 
 
 LECTURE = Scale(seeds=9, workers=1, minutes=3, images=2_000, steps=60)

@@ -1,7 +1,8 @@
 """What does a student know of a digit it has never seen, when its teacher has?
 
-The student learns from the teacher's soft targets alone, on images without any 3, or with nothing but 7s and 8s. It gives the digits it
-missed too little probability; one offset per class, found on unlabelled images, corrects that (`prior_offsets`).
+The student learns from the teacher's soft targets alone, on images without any 3, or with nothing
+but 7s and 8s. It gives the digits it missed too little probability; one offset per class, found on
+unlabelled images, corrects that (`prior_offsets`).
 """
 
 from collections.abc import Iterator
@@ -11,17 +12,32 @@ from torch import Tensor, nn
 
 from tlcourse.data import load
 from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.experiments.distillation import LECTURE, train_and_validation, train_student, train_teacher
+from tlcourse.experiments.distillation import (
+    LECTURE,
+    train_and_validation,
+    train_student,
+    train_teacher,
+)
 from tlcourse.methods.distillation import distillation_loss, prior_offsets
 from tlcourse.metrics import errors
 from tlcourse.training import Batch, predict, record
 
-T, LR, WIDTH = 20, 1.6e-2, 300  # the rate that validation chose for this student and temperature in the lecture's table
-TRANSFER_SETS = {"all digits": tuple(range(10)), "without 3": tuple(d for d in range(10) if d != 3), "only 7 and 8": (7, 8)}
+T, LR, WIDTH = (
+    20,
+    1.6e-2,
+    300,
+)  # the rate that validation chose for this student and temperature in the lecture's table
+TRANSFER_SETS = {
+    "all digits": tuple(range(10)),
+    "without 3": tuple(d for d in range(10) if d != 3),
+    "only 7 and 8": (7, 8),
+}
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Test errors, in all and on 3s, before and after the correction. Every student makes the same number of updates."""
+    """Test errors, in all and on 3s, before and after the correction. Every student makes the same
+    number of updates.
+    """
     train, unlabelled = train_and_validation(scale, seed, device)
     test = load("mnist", "test").to(device)
     prior = train.labels.bincount(minlength=10) / len(train)

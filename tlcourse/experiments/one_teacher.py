@@ -1,6 +1,8 @@
-"""What the live cells of the chapter on attention transfer show: students that learn alone, and with the maps of one teacher on board.
+"""What the live cells of the chapter on attention transfer show: students that learn alone, and
+with the maps of one teacher on board.
 
-Pictures and teacher are those of a seed that the lecture's table in small does not use; what varies is where a student starts.
+Pictures and teacher are those of a seed that the lecture's table in small does not use; what varies
+is where a student starts.
 """
 
 from collections.abc import Iterator
@@ -31,14 +33,22 @@ ARMS = ("alone", "AT")
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Errors in percent, and how far the student's maps are from the teacher's on pictures that neither has seen."""
+    """Errors in percent, and how far the student's maps are from the teacher's on pictures that
+    neither has seen.
+    """
     train, validation = pictures(LECTURE, DRAWN, device)
     teacher = the_teacher(train)
     test, said = load("fashion_mnist", "test").to(device), recorded(teacher, train)
     yield Row("teacher", "errors", percent(teacher, test))
     for arm in ARMS:
         setting = scale.settings[arm]
-        student = train_student(LECTURE, train, cross_entropy if arm == "alone" else objective(arm, said, setting), setting, seed)
+        student = train_student(
+            LECTURE,
+            train,
+            cross_entropy if arm == "alone" else objective(arm, said, setting),
+            setting,
+            seed,
+        )
         yield Row(arm, "errors", percent(student, test))
         for group, far in distances(student, teacher, validation.take(slice(0, 500))).items():
             yield Row(arm, "distance", far, {"group": group})
@@ -56,12 +66,18 @@ def make_teacher() -> None:
 
 
 def distances(student: nn.Module, teacher: nn.Module, images: Images) -> dict[str, float]:
-    """By group, the mean of ‖q_S − q_T‖₂ over these images: 0 for maps that are alike, √2 for maps that nowhere meet."""
+    """By group, the mean of ‖q_S − q_T‖₂ over these images: 0 for maps that are alike, √2 for maps
+    that nowhere meet.
+    """
     ours, theirs = (record(network, images, of=GROUPS) for network in (student, teacher))
-    return {group: attention_transfer_loss([ours[group]], [theirs[group]], beta=2.0).item() for group in GROUPS}
+    return {
+        group: attention_transfer_loss([ours[group]], [theirs[group]], beta=2.0).item()
+        for group in GROUPS
+    }
 
 
-# One rate for both: validation for the table finds it best for AT, and for the student alone as good as any.
+# One rate for both: validation for the table finds it best for AT, and for the student alone as
+# good as any.
 LIVE = Scale(seeds=20, minutes=8, settings={"alone": {"lr": 0.05}, "AT": {"lr": 0.05, "beta": 3.0}})
 one_teacher = Experiment(
     name="one_teacher",

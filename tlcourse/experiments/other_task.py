@@ -1,7 +1,8 @@
 """Does distillation still help when the student's own data or task is not the teacher's?
 
-The teacher learnt upright digits. Its students have to learn the same digits, the digits turned by 90 degrees (other data), or articles of
-clothing (another task), each from labels alone and with the teacher's opinion of the student's own images.
+The teacher learnt upright digits. Its students have to learn the same digits, the digits turned by
+90 degrees (other data), or articles of clothing (another task), each from labels alone and with the
+teacher's opinion of the student's own images.
 """
 
 from collections.abc import Iterator
@@ -13,13 +14,22 @@ from torch import Tensor
 from tlcourse.claims import Claim, Given, count, greater
 from tlcourse.data import Images, load
 from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.experiments.distillation import LECTURE, train_and_validation, train_student, train_teacher
+from tlcourse.experiments.distillation import (
+    LECTURE,
+    train_and_validation,
+    train_student,
+    train_teacher,
+)
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.metrics import errors
 from tlcourse.training import Objective, cross_entropy, predict, record
 
 T = 20  # the lecture's
-ARMS = {"alone": 0.0, "distilled lightly": 0.1, "distilled": 0.9}  # the weight alpha of the teacher's opinion
+ARMS = {
+    "alone": 0.0,
+    "distilled lightly": 0.1,
+    "distilled": 0.9,
+}  # the weight alpha of the teacher's opinion
 TARGETS = ("same", "rotated", "clothes")
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 WIDTH = 300
@@ -33,12 +43,18 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         images, _ = target_images(target, scale, seed, device)
         test = _turned(load("mnist", "test")) if target == "rotated" else load(_set(target), "test")
         test = test.to(device)
-        yield Row("teacher", "errors", errors(predict(teacher, test), test.labels), {"target": target})
+        yield Row(
+            "teacher", "errors", errors(predict(teacher, test), test.labels), {"target": target}
+        )
         teacher_logits = record(teacher, images)
         for arm in ARMS:
             lr = scale.chosen(arm=arm, target=target)
-            student, _ = train_student(objective(arm, teacher_logits), WIDTH, lr, scale.student_epochs, images, seed)
-            yield Row(arm, "errors", errors(predict(student, test), test.labels), {"target": target})
+            student, _ = train_student(
+                objective(arm, teacher_logits), WIDTH, lr, scale.student_epochs, images, seed
+            )
+            yield Row(
+                arm, "errors", errors(predict(student, test), test.labels), {"target": target}
+            )
 
 
 def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
@@ -50,13 +66,17 @@ def tune(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         teacher_logits = record(teacher, images)
         for arm in ARMS:
             for lr in RATES:
-                student, _ = train_student(objective(arm, teacher_logits), WIDTH, lr, scale.student_epochs, images, seed)
+                student, _ = train_student(
+                    objective(arm, teacher_logits), WIDTH, lr, scale.student_epochs, images, seed
+                )
                 found = errors(predict(student, validation), validation.labels)
                 yield Row(arm, "validation errors", found, {"target": target, "setting": lr})
 
 
 def target_images(target: str, scale: Scale, seed: int, device: torch.device) -> list[Images]:
-    """Training and validation images of a target. Those of "same" and "rotated" are the teacher's own, in their order."""
+    """Training and validation images of a target. Those of "same" and "rotated" are the teacher's
+    own, in their order.
+    """
     parts = load(_set(target)).split(scale.images, scale.images, seed=seed)
     return [(_turned(part) if target == "rotated" else part).to(device) for part in parts]
 
@@ -65,7 +85,9 @@ def objective(arm: str, teacher_logits: Tensor) -> Objective:
     """What a student of this arm minimises."""
     if arm == "alone":
         return cross_entropy
-    return lambda net, batch: distillation_loss(net(batch.x), teacher_logits[batch.index], batch.y, T=T, alpha=ARMS[arm])
+    return lambda net, batch: distillation_loss(
+        net(batch.x), teacher_logits[batch.index], batch.y, T=T, alpha=ARMS[arm]
+    )
 
 
 def _set(target: str) -> str:
@@ -76,7 +98,10 @@ def _turned(images: Images) -> Images:
     return replace(images, pixels=images.pixels.rot90(1, (2, 3)).contiguous())
 
 
-_HELPS = Given("distillation helps where data and task are the teacher's", greater("alone", "distilled", "errors", target="same"))
+_HELPS = Given(
+    "distillation helps where data and task are the teacher's",
+    greater("alone", "distilled", "errors", target="same"),
+)
 
 other_task = Experiment(
     name="other_task",
@@ -91,7 +116,10 @@ other_task = Experiment(
             "K11",
             "distillation may degrade when data or task change",
             source="lecture, knowledge distillation, summary slide",
-            decide=count([greater("distilled", "alone", "errors", target=target) for target in TARGETS[1:]], at_least=1),
+            decide=count(
+                [greater("distilled", "alone", "errors", target=target) for target in TARGETS[1:]],
+                at_least=1,
+            ),
             unit="of two changed targets (rotated digits, clothes), in how many the distilled student makes more errors than alone",
             varies="each seed draws its images and trains its own teacher",
             given=_HELPS,

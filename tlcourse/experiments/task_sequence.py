@@ -1,7 +1,9 @@
-"""How does the accuracy on every task go while one is learnt after the other? The curves of the chapter's widget.
+"""How does the accuracy on every task go while one is learnt after the other? The curves of the
+chapter's widget.
 
-Two sequences, ways of `WAYS` with one learning rate for all (nothing is selected, and no claim is decided here), and learning without
-forgetting with its weight over a grid. With weight 0 it is fine-tuning.
+Two sequences, ways of `WAYS` with one learning rate for all (nothing is selected, and no claim is
+decided here), and learning without forgetting with its weight over a grid. With weight 0 it is
+fine-tuning.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,17 +41,38 @@ class Task(NamedTuple):
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Accuracy in percent on every task learnt so far, at every second epoch, and what the metrics make of the ends."""
+    """Accuracy in percent on every task learnt so far, at every second epoch, and what the metrics
+    make of the ends.
+    """
     for sequence, sources in SEQUENCES.items():
-        tasks = {name: _task(source, classes, scale, seed, device) for name, (source, classes) in sources.items()}
+        tasks = {
+            name: _task(source, classes, scale, seed, device)
+            for name, (source, classes) in sources.items()
+        }
         name, first = next(iter(tasks.items()))
         start = first_task(name, first.train, scale.steps, seed)
         for arm, way, weight in LINES:
-            yield from _one_line(start, tasks, arm, way, weight, scale, seed, {"sequence": sequence, "weight": weight})
+            yield from _one_line(
+                start,
+                tasks,
+                arm,
+                way,
+                weight,
+                scale,
+                seed,
+                {"sequence": sequence, "weight": weight},
+            )
 
 
 def _one_line(
-    network: Heads, tasks: dict[str, Task], arm: str, way: str, weight: float, scale: Scale, seed: int, at: dict[str, Any]
+    network: Heads,
+    tasks: dict[str, Task],
+    arm: str,
+    way: str,
+    weight: float,
+    scale: Scale,
+    seed: int,
+    at: dict[str, Any],
 ) -> Iterator[Row]:
     R = np.full((len(tasks), len(tasks)), np.nan)
     lr = scale.head_lr if way == "feature extraction" else scale.lr
@@ -58,11 +81,29 @@ def _one_line(
         curve = _Curve(learnt)
         if stage > 0:
             old = {earlier: tasks[earlier].train for earlier in list(learnt)[:-1]}
-            network = learn(network, way, name, task.train, old, lr=lr, weight=weight, steps=scale.steps, seed=seed + stage, watch=curve)
+            network = learn(
+                network,
+                way,
+                name,
+                task.train,
+                old,
+                lr=lr,
+                weight=weight,
+                steps=scale.steps,
+                seed=seed + stage,
+                watch=curve,
+            )
         R[stage, : stage + 1] = list(accuracies(network, learnt).values())
         for epoch, found in curve.seen.items() or [(0, dict(zip(learnt, R[stage])))]:
-            yield from (Row(arm, "accuracy", value, {**at, "stage": stage + 1, "epoch": epoch, "task": t}) for t, value in found.items())
-    for metric, measure in (("average accuracy", average_accuracy), ("forgetting", forgetting), ("backward transfer", backward_transfer)):
+            yield from (
+                Row(arm, "accuracy", value, {**at, "stage": stage + 1, "epoch": epoch, "task": t})
+                for t, value in found.items()
+            )
+    for metric, measure in (
+        ("average accuracy", average_accuracy),
+        ("forgetting", forgetting),
+        ("backward transfer", backward_transfer),
+    ):
         yield Row(arm, metric, measure(R), at)
 
 
@@ -84,12 +125,18 @@ def accuracies(network: Heads, tasks: Mapping[str, Task]) -> dict[str, float]:
     return {name: 100 * accuracy_of(network, name, task.test) for name, task in tasks.items()}
 
 
-def _task(source: str, classes: tuple[int, ...], scale: Scale, seed: int, device: torch.device) -> Task:
-    train, test = (load(source, part).only(classes, relabel=True).to(device) for part in ("train", "test"))
+def _task(
+    source: str, classes: tuple[int, ...], scale: Scale, seed: int, device: torch.device
+) -> Task:
+    train, test = (
+        load(source, part).only(classes, relabel=True).to(device) for part in ("train", "test")
+    )
     return Task(train.split(scale.images, seed=seed)[0], test.take(slice(0, scale.test_images)))
 
 
-LECTURE = Scale(seeds=5, minutes=40, images=1_000, test_images=300, steps=128, lr=1e-3, head_lr=1e-2)
+LECTURE = Scale(
+    seeds=5, minutes=40, images=1_000, test_images=300, steps=128, lr=1e-3, head_lr=1e-2
+)
 task_sequence = Experiment(
     name="task_sequence",
     question="How does the accuracy on every task go while one is learnt after the other?",

@@ -1,4 +1,6 @@
-"""Widgets that draw and compute in the browser, so that they answer within a frame and live on in a saved page."""
+"""Widgets that draw and compute in the browser, so that they answer within a frame and live on in a
+saved page.
+"""
 
 from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget

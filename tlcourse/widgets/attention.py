@@ -15,14 +15,16 @@ ATTENTION = "attention"
 
 
 class AttentionWidget(CourseWidget):
-    """Maps Σ|A|^p of up to three networks over pictures, summed in the browser as p moves; with one network also maps that are given.
+    """Maps Σ|A|^p of up to three networks over pictures, summed in the browser as p moves; with one
+    network also maps that are given.
 
-    pictures: uint8 (M, C, H, W), C = 1 or 3, at most 256 × 256; features: name of a network to layer to activations (M, K, h, w), at most
-    32 × 32, the same layers in each; maps: what was asked to (M, h, w) >= 0, such as Grad-CAM by class; names: M words for the pictures.
-    Activations travel as bytes: |A| in 255 steps of the largest of its picture and layer.
-    picture, layer, shown ("attention" or a key of maps), p in [1, 8] and strength of the overlay in [0, 1] are synced. Says where a map is
-    strongest, and in how many places half of it lies. Raises ValueError for shapes that do not fit, numbers that are not finite, and values
-    out of range.
+    pictures: uint8 (M, C, H, W), C = 1 or 3, at most 256 × 256; features: name of a network to
+    layer to activations (M, K, h, w), at most 32 × 32, the same layers in each; maps: what was
+    asked to (M, h, w) >= 0, such as Grad-CAM by class; names: M words for the pictures. Activations
+    travel as bytes: |A| in 255 steps of the largest of its picture and layer. picture, layer, shown
+    ("attention" or a key of maps), p in [1, 8] and strength of the overlay in [0, 1] are synced.
+    Says where a map is strongest, and in how many places half of it lies. Raises ValueError for
+    shapes that do not fit, numbers that are not finite, and values out of range.
     """
 
     _esm = module("attention")
@@ -55,23 +57,39 @@ class AttentionWidget(CourseWidget):
         right = pixels.ndim == 4 and pixels.size > 0 and pixels.shape[1] in (1, 3)
         expect(right, f"pictures must have shape (M, C, H, W) with C = 1 or 3, got {pixels.shape}")
         expect(pixels.dtype == np.uint8, f"pictures must be uint8, got {pixels.dtype}")
-        expect(max(pixels.shape[2:]) <= 256, f"pictures must be at most 256 by 256, got {pixels.shape[2:]}")
-        expect(1 <= len(features) <= 3, f"features must be of one to three networks, got {len(features)}")
+        expect(
+            max(pixels.shape[2:]) <= 256,
+            f"pictures must be at most 256 by 256, got {pixels.shape[2:]}",
+        )
+        expect(
+            1 <= len(features) <= 3,
+            f"features must be of one to three networks, got {len(features)}",
+        )
         layers = list(next(iter(features.values())))
         expect(len(layers) > 0, "features must hold at least one layer")
         for network, by_layer in features.items():
-            expect(list(by_layer) == layers, f"the layers of {network!r} must be {', '.join(layers)}, got {', '.join(by_layer)}")
+            expect(
+                list(by_layer) == layers,
+                f"the layers of {network!r} must be {', '.join(layers)}, got {', '.join(by_layer)}",
+            )
         expect(not maps or len(features) == 1, "maps are of one network, and there are several")
         expect(ATTENTION not in maps, f"a map may not be called {ATTENTION!r}")
         words = [f"picture {i + 1}" for i in range(many)] if names is None else list(names)
         expect(len(words) == many, f"names must be {many} words, got {len(words)}")
-        tables = {f"features of {network!r} at {name!r}": np.asarray(A) for network, by in features.items() for name, A in by.items()}
+        tables = {
+            f"features of {network!r} at {name!r}": np.asarray(A)
+            for network, by in features.items()
+            for name, A in by.items()
+        }
         tables |= {f"the map {name!r}": _as_one_channel(values) for name, values in maps.items()}
         for what, table in tables.items():
             _check(what, table, many)
         for name in layers:
             sizes = {np.asarray(by_layer[name]).shape[2:] for by_layer in features.values()}
-            expect(len(sizes) == 1, f"maps of {name!r} must be of one size in all networks, got {sorted(sizes)}")
+            expect(
+                len(sizes) == 1,
+                f"maps of {name!r} must be of one size in all networks, got {sorted(sizes)}",
+            )
         self._many, self._layers, self._shown = many, layers, [ATTENTION, *maps]
         super().__init__(
             layer=layers[-1] if layer is None else layer,
@@ -101,17 +119,25 @@ class AttentionWidget(CourseWidget):
 
     @traitlets.validate("layer")
     def _a_layer(self, proposal: Any) -> str:
-        expect(proposal["value"] in self._layers, f"layer must be one of {', '.join(self._layers)}, got {proposal['value']!r}")
+        expect(
+            proposal["value"] in self._layers,
+            f"layer must be one of {', '.join(self._layers)}, got {proposal['value']!r}",
+        )
         return str(proposal["value"])
 
     @traitlets.validate("shown")
     def _a_map(self, proposal: Any) -> str:
-        expect(proposal["value"] in self._shown, f"shown must be one of {', '.join(self._shown)}, got {proposal['value']!r}")
+        expect(
+            proposal["value"] in self._shown,
+            f"shown must be one of {', '.join(self._shown)}, got {proposal['value']!r}",
+        )
         return str(proposal["value"])
 
 
 def in_bytes(A: np.ndarray) -> np.ndarray:
-    """|A| in 255 steps of the largest of each picture. A: (M, K, h, w). Returns uint8 of the same shape; all zeros stay zeros."""
+    """|A| in 255 steps of the largest of each picture. A: (M, K, h, w). Returns uint8 of the same
+    shape; all zeros stay zeros.
+    """
     size = np.abs(A).astype(np.float64)
     largest = size.max(axis=(1, 2, 3), keepdims=True)
     return np.rint(255 * size / np.where(largest > 0, largest, 1)).astype(np.uint8)
@@ -124,12 +150,18 @@ def _as_one_channel(values: Any) -> np.ndarray:
 
 def _check(what: str, table: np.ndarray, many: int) -> None:
     right = table.ndim == 4 and len(table) == many and table.size > 0
-    expect(right, f"{what} must be of all {many} pictures, (M, K, h, w) or a map (M, h, w), got {table.shape}")
+    expect(
+        right,
+        f"{what} must be of all {many} pictures, (M, K, h, w) or a map (M, h, w), got {table.shape}",
+    )
     expect(max(table.shape[2:]) <= 32, f"{what} must be at most 32 by 32, got {table.shape[2:]}")
     expect(bool(np.isfinite(table).all()), f"{what} must be finite")
 
 
 def _within(name: str, value: Any, low: float, high: float) -> float:
     number = float(value)
-    expect(math.isfinite(number) and low <= number <= high, f"{name} must be a number in [{low:g}, {high:g}], got {number}")
+    expect(
+        math.isfinite(number) and low <= number <= high,
+        f"{name} must be a number in [{low:g}, {high:g}], got {number}",
+    )
     return number

@@ -11,13 +11,16 @@ from tlcourse.widgets._base import CourseWidget, floats, module
 
 
 class ForgettingWidget(CourseWidget):
-    """Accuracy on every task along training: one panel a task, one line a way, and a slider for the weight of one of them.
+    """Accuracy on every task along training: one panel a task, one line a way, and a slider for the
+    weight of one of them.
 
-    tasks: J names in the order they are learnt; starts: J positions, rising from 0, at which the learning of each begins; by_weight: weight
-    to (P, J) accuracies in percent at P positions, NaN before a task is learnt; others: name to (P, J), up to three ways without a slider.
-    name: of the way with the slider; weight: one of by_weight to begin with (the middle one without).
-    weight and shown (names of the lines) are synced: `widget.weight = 3` moves the slider. Below stand mean accuracy and forgetting at the
-    end, as `tlcourse.metrics` has them. Raises ValueError for shapes that do not fit, and values out of range.
+    tasks: J names in the order they are learnt; starts: J positions, rising from 0, at which the
+    learning of each begins; by_weight: weight to (P, J) accuracies in percent at P positions, NaN
+    before a task is learnt; others: name to (P, J), up to three ways without a slider. name: of the
+    way with the slider; weight: one of by_weight to begin with (the middle one without). weight and
+    shown (names of the lines) are synced: `widget.weight = 3` moves the slider. Below stand mean
+    accuracy and forgetting at the end, as `tlcourse.metrics` has them. Raises ValueError for shapes
+    that do not fit, and values out of range.
     """
 
     _esm = module("forgetting")
@@ -41,19 +44,34 @@ class ForgettingWidget(CourseWidget):
     ) -> None:
         expect(len(tasks) >= 2, f"tasks must be at least two names, got {list(tasks)}")
         expect(len(by_weight) >= 1, "by_weight must hold at least one weight, got none")
-        expect(len(others) <= 3 and name not in others, f"others must be up to three ways, none of them {name!r}, got {', '.join(others)}")
+        expect(
+            len(others) <= 3 and name not in others,
+            f"others must be up to three ways, none of them {name!r}, got {', '.join(others)}",
+        )
         weights = sorted(float(w) for w in by_weight)
         lines = [np.asarray(by_weight[w], dtype=np.float64) for w in sorted(by_weight)]
         lines += [np.asarray(line, dtype=np.float64) for line in others.values()]
         P = len(lines[0])
         for which, line in zip([*(f"{name} at {w:g}" for w in weights), *others], lines):
-            expect(line.shape == (P, len(tasks)), f"accuracies of {which!r} must have shape ({P}, {len(tasks)}), got {line.shape}")
+            expect(
+                line.shape == (P, len(tasks)),
+                f"accuracies of {which!r} must have shape ({P}, {len(tasks)}), got {line.shape}",
+            )
         begin = [int(start) for start in starts]
-        rising = len(begin) == len(tasks) and begin[0] == 0 and all(a < b for a, b in zip(begin, [*begin[1:], P]))
-        expect(rising, f"starts must be {len(tasks)} positions rising from 0 and below {P}, got {begin}")
+        rising = (
+            len(begin) == len(tasks)
+            and begin[0] == 0
+            and all(a < b for a, b in zip(begin, [*begin[1:], P]))
+        )
+        expect(
+            rising,
+            f"starts must be {len(tasks)} positions rising from 0 and below {P}, got {begin}",
+        )
         for line in lines:
             there = np.arange(P)[:, None] >= np.asarray(begin)
-            inside = bool(((line >= 0) & (line <= 100))[there].all() and np.isnan(line[~there]).all())
+            inside = bool(
+                ((line >= 0) & (line <= 100))[there].all() and np.isnan(line[~there]).all()
+            )
             expect(inside, "accuracies must be in [0, 100] from a task's start on, and NaN before")
         self._grid = weights
         super().__init__(
@@ -69,5 +87,8 @@ class ForgettingWidget(CourseWidget):
     @traitlets.validate("weight")
     def _on_the_grid(self, proposal: Any) -> float:
         weight = float(proposal["value"])
-        expect(weight in self._grid, f"weight must be one of {', '.join(f'{w:g}' for w in self._grid)}, got {weight:g}")
+        expect(
+            weight in self._grid,
+            f"weight must be one of {', '.join(f'{w:g}' for w in self._grid)}, got {weight:g}",
+        )
         return weight

@@ -10,12 +10,15 @@ from tlcourse.widgets._base import CourseWidget, module
 
 
 class PredictionWidget(CourseWidget):
-    """A question, the learner's answer, reason and confidence; then the measured value beside it, and one sentence why.
+    """A question, the learner's answer, reason and confidence; then the measured value beside it,
+    and one sentence why.
 
-    With `choices`, answer is one of them. Without, answer is a number, measured with an interval (low, high), in `unit`.
-    What the learner does is in `choice` or `number` (None until set), `because`, `sure` (percent), `revealed` and `surprise`: synced, and
-    kept with the notebook. The answer is not on the page before it is asked for, but it is in the page's source.
-    Raises ValueError for an answer that is not among the choices, a number that is not finite, or an interval that does not hold it.
+    With `choices`, answer is one of them. Without, answer is a number, measured with an interval
+    (low, high), in `unit`. What the learner does is in `choice` or `number` (None until set),
+    `because`, `sure` (percent), `revealed` and `surprise`: synced, and kept with the notebook. The
+    answer is not on the page before it is asked for, but it is in the page's source. Raises
+    ValueError for an answer that is not among the choices, a number that is not finite, or an
+    interval that does not hold it.
     """
 
     _esm = module("prediction")
@@ -47,15 +50,30 @@ class PredictionWidget(CourseWidget):
         low = high = 0.0
         if choices:
             unique = len(set(choices)) == len(choices) and "" not in choices
-            expect(unique and len(choices) > 1, f"choices must be at least two different texts, got {list(choices)}")
+            expect(
+                unique and len(choices) > 1,
+                f"choices must be at least two different texts, got {list(choices)}",
+            )
             expect(answer in choices, f"answer must be one of {list(choices)}, got {answer!r}")
         else:
-            expect(isinstance(answer, int | float) and math.isfinite(answer), f"answer must be a finite number, got {answer!r}")
+            expect(
+                isinstance(answer, int | float) and math.isfinite(answer),
+                f"answer must be a finite number, got {answer!r}",
+            )
             low, high = interval or (float(answer), float(answer))
-            expect(low <= float(answer) <= high, f"interval must hold the answer {answer}, got {low} to {high}")
+            expect(
+                low <= float(answer) <= high,
+                f"interval must hold the answer {answer}, got {low} to {high}",
+            )
         text = answer if isinstance(answer, str) else _plain(answer)
         super().__init__(
-            question=question, choices=list(choices), unit=unit, answer=text, low=float(_plain(low)), high=float(_plain(high)), why=why
+            question=question,
+            choices=list(choices),
+            unit=unit,
+            answer=text,
+            low=float(_plain(low)),
+            high=float(_plain(high)),
+            why=why,
         )
 
 

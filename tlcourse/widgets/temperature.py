@@ -14,13 +14,16 @@ LOWEST, HIGHEST = 0.1, 20.0
 
 
 class TemperatureWidget(CourseWidget):
-    """Softened probabilities of up to four networks for chosen images, redrawn in the browser as T moves.
+    """Softened probabilities of up to four networks for chosen images, redrawn in the browser as T
+    moves.
 
-    pixels: uint8 (M, H, W) or (M, 1, H, W), at most 128 × 128; logits: name to (M, K) finite numbers, the teacher first; labels: M numbers
-    in [0, K); classes: K names ("0" … without). T in [0.1, 20]; image: position of the one to begin with; log: logarithmic axis.
-    T, image and log are synced: `widget.T = 4` moves the slider, and `widget.T` says where the learner left it. Shows entropy in bits, and
-    for each student the size of the soft loss's gradient (q_T − p_T) / T against the teacher, with and without T².
-    Raises ValueError for shapes that do not fit, numbers that are not finite, and values out of range.
+    pixels: uint8 (M, H, W) or (M, 1, H, W), at most 128 × 128; logits: name to (M, K) finite
+    numbers, the teacher first; labels: M numbers in [0, K); classes: K names ("0" … without). T in
+    [0.1, 20]; image: position of the one to begin with; log: logarithmic axis. T, image and log are
+    synced: `widget.T = 4` moves the slider, and `widget.T` says where the learner left it. Shows
+    entropy in bits, and for each student the size of the soft loss's gradient (q_T − p_T) / T
+    against the teacher, with and without T². Raises ValueError for shapes that do not fit, numbers
+    that are not finite, and values out of range.
     """
 
     _esm = module("temperature")
@@ -47,14 +50,23 @@ class TemperatureWidget(CourseWidget):
     ) -> None:
         shown = np.asarray(pixels)
         shown = shown[:, 0] if shown.ndim == 4 and shown.shape[1] == 1 else shown
-        expect(shown.ndim == 3 and shown.size > 0, f"pixels must have shape (M, H, W) or (M, 1, H, W), got {np.asarray(pixels).shape}")
+        expect(
+            shown.ndim == 3 and shown.size > 0,
+            f"pixels must have shape (M, H, W) or (M, 1, H, W), got {np.asarray(pixels).shape}",
+        )
         expect(shown.dtype == np.uint8, f"pixels must be uint8, got {shown.dtype}")
-        expect(max(shown.shape[1:]) <= 128, f"pixels must be at most 128 by 128 per image, got {shown.shape[1:]}")
+        expect(
+            max(shown.shape[1:]) <= 128,
+            f"pixels must be at most 128 by 128 per image, got {shown.shape[1:]}",
+        )
         expect(1 <= len(logits) <= 4, f"logits must be of one to four networks, got {len(logits)}")
         tables = {name: np.asarray(table, dtype=np.float64) for name, table in logits.items()}
         K = next(iter(tables.values())).shape[-1] if classes is None else len(classes)
         for name, table in tables.items():
-            expect(table.shape == (len(shown), K), f"logits of {name!r} must have shape ({len(shown)}, {K}), got {table.shape}")
+            expect(
+                table.shape == (len(shown), K),
+                f"logits of {name!r} must have shape ({len(shown)}, {K}), got {table.shape}",
+            )
             expect(bool(np.isfinite(table).all()), f"logits of {name!r} must be finite")
         numbers = [int(label) for label in labels]
         fits = len(numbers) == len(shown) and all(0 <= label < K for label in numbers)
@@ -75,7 +87,10 @@ class TemperatureWidget(CourseWidget):
     @traitlets.validate("T")
     def _in_range(self, proposal: Any) -> float:
         T = float(proposal["value"])
-        expect(math.isfinite(T) and LOWEST <= T <= HIGHEST, f"T must be a number in [{LOWEST}, {HIGHEST:g}], got {T}")
+        expect(
+            math.isfinite(T) and LOWEST <= T <= HIGHEST,
+            f"T must be a number in [{LOWEST}, {HIGHEST:g}], got {T}",
+        )
         return T
 
     @traitlets.validate("image")
