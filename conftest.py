@@ -1,6 +1,4 @@
-"""One thread each, no network, strict measured values; and the marks that make `pytest -m "not
-slow"` the inner loop.
-"""
+"""One thread each, no network, strict measured values; the marks of the inner loop."""
 
 import hashlib
 import os
@@ -47,15 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
-    """Fail a test that tried to reach another machine, even if the code under test swallowed the
-    refusal.
-    """
+    """Fail a test that tried to reach another machine, even if the code swallowed the refusal."""
     LOG.unlink(missing_ok=True)
     result = yield
     if LOG.exists():
-        pytest.fail(
-            f"tried to reach the network: {', '.join(sorted(set(LOG.read_text().split())))}"
-        )
+        hosts = sorted(set(LOG.read_text(encoding="utf-8").split()))
+        pytest.fail(f"tried to reach the network: {', '.join(hosts)}")
     return result
 
 
@@ -73,9 +68,7 @@ def repository() -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty course folder of its own, whose data/ holds only SHA256SUMS: what is written goes
-    there.
-    """
+    """An empty course folder, whose data/ holds only SHA256SUMS: what is written goes there."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "SHA256SUMS").write_bytes(
         (REPOSITORY / "data" / "SHA256SUMS").read_bytes()
@@ -86,9 +79,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def write_cifar10(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """Writes CIFAR-10 as it lies on a disk, with two images a batch; torchvision is told the
-    digests of these files.
-    """
+    """Writes CIFAR-10 as it lies on a disk, two images a batch; torchvision is told the digests."""
 
     def write(root: Path) -> Path:
         folder = root / "cifar-10-batches-py"

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tlcourse import records
 from tlcourse.claims import (
     CONTRADICTED,
     INCONCLUSIVE,
@@ -32,7 +31,9 @@ from tlcourse.claims import (
     scope,
     select,
 )
+from tlcourse.digests import Code
 from tlcourse.experiments import EXPERIMENTS, ledger
+from tlcourse.results import to_csv
 
 SPREAD = [
     -2.0,
@@ -596,21 +597,24 @@ def made_up(seeds: int, teacher: float = 50.0, softmax_error: float = 0.0) -> pd
 def write_record(home: Path, rows: pd.DataFrame, seeds: int, **changes: object) -> None:
     folder = home / "data" / "results"
     folder.mkdir(exist_ok=True)
-    text = rows.to_csv(index=False)
-    digest = records.code_digest("tlcourse.experiments.distillation")
+    kept = [
+        {k: v for k, v in row.items() if k == "value" or v == v} for row in rows.to_dict("records")
+    ]
+    text = to_csv(kept)
+    digest, tune_digest = Code.of(E, E.scales["lecture"]).digests()
     origin = {
-        "digest": digest,
-        "seeds": list(range(seeds)),
+        **dict.fromkeys(("command", "processor", "measured"), "made up"),
+        **{"experiment": "distillation", "scale": "lecture", "device": "cpu", "versions": {}},
+        **{"digest": digest, "tune_digest": tune_digest, "tuning_seeds": []},
+        **{"seeds": list(range(seeds)), "seconds": [1.0] * seeds},
         "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
     } | changes
-    (folder / "distillation.lecture.csv").write_text(text)
-    (folder / "distillation.lecture.json").write_text(json.dumps(origin))
+    (folder / "distillation.lecture.csv").write_bytes(text.encode())
+    (folder / "distillation.lecture.json").write_text(json.dumps(origin), encoding="utf-8")
 
 
 def listed() -> dict[str, dict]:
-    """What `tlcourse claims --json` prints, by id, at the scale of the lecture; strict JSON, which
-    knows no nan.
-    """
+    """What `tlcourse claims --json` prints, by id, at the lecture's scale, as strict JSON."""
     text = json.dumps(
         [entry.as_dict() for entry in ledger("distillation") if entry.scale == "lecture"],
         allow_nan=False,
@@ -697,6 +701,12 @@ def test_a_claim_that_the_rows_do_not_hold_is_missing(home):
 def test_the_ledger_knows_no_other_experiment():
     with pytest.raises(ValueError, match=r"no experiment 'destillation'; there are .*distillation"):
         ledger("destillation")
+
+
+def test_the_ledger_says_how_a_record_was_verified(home):
+    how = "2026-11-25 on another processor, within the recorded range"
+    write_record(home, made_up(6), 6, verified=how)
+    assert {entry.verified for entry in ledger("distillation") if entry.scale == "lecture"} == {how}
 
 
 def test_ids_are_used_once_and_claims_name_scales_that_exist():

@@ -1,6 +1,4 @@
-"""The command line, through a process of its own: what it prints, its exit codes, and that no error
-is a traceback.
-"""
+"""The command line: what it prints, its exit codes, and that no error is a traceback."""
 
 import json
 import os
@@ -13,10 +11,14 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+from toy_experiment import toy
 
 from tlcourse.cli import main
+from tlcourse.measure import measure, state
+from tlcourse.results import read
 
 KEYS = "chapter effect experiment high id kind low paper scale seeds sentence source unit verdict"
 
@@ -125,6 +127,48 @@ def test_claims_as_json_are_a_list_and_nothing_else(said):
 def test_strict_fails_without_records(home, refused):
     sentence = refused("claims", "--strict")
     assert "K1 (lecture) is missing" in sentence
+
+
+@pytest.fixture
+def two_toys(home, in_this_process, monkeypatch):
+    """Two toys in the place of the experiments, one of them measured by other code since."""
+    scales = {"tiny": toy.scales["tiny"]}
+    toys = {name: replace(toy, name=name, scales=scales) for name in ("toy", "other")}
+    monkeypatch.setattr("tlcourse.experiments.EXPERIMENTS", toys)
+    for experiment in toys.values():
+        measure(experiment, "tiny", progress=False, workers=1)
+    path = home / "data" / "results" / "other.tiny.json"
+    older = json.loads(path.read_text(encoding="utf-8")) | {"digest": "0" * 64}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    monkeypatch.setenv("TOY_LOG", str(home / "log"))
+    return toys
+
+
+def test_run_stale_verify_looks_at_what_is_stale_and_at_nothing_else(two_toys, home, said):
+    code, out, _ = said("run", "--stale", "--verify")
+    assert (code, out) == (0, "other (tiny): seed 0 agrees exactly; stamped anew.\n")
+    assert (home / "log").read_text(encoding="utf-8").split("\n")[:-1] == ["run 0", "done 0"]
+    assert said("run", "--stale", "--verify")[:2] == (0, "")
+    assert ", current; verified " in said("list")[1]
+
+
+def test_run_stale_measures_what_is_stale(two_toys, home, said):
+    assert said("run", "--stale", "--workers", "1")[0] == 0
+    lines = (home / "log").read_text(encoding="utf-8").split("\n")
+    assert sum(line.startswith("run ") for line in lines) == 3
+    assert state(two_toys["other"], "tiny").status == "current"
+
+
+def test_a_record_that_does_not_verify_is_measured_again(two_toys, home, said, monkeypatch):
+    monkeypatch.setenv("TOY_SHIFT", "50")
+    code, out, _ = said("run", "toy", "--scale", "tiny", "--verify", "--workers", "1")
+    assert code == 0
+    assert "toy (tiny): seed 0 does not agree; measuring everything again." in out
+    assert read("toy", "tiny").summary("errors", width=30).loc["plain", "mean"] > 40
+
+
+def test_run_wants_a_name_or_stale(refused):
+    assert refused("run") == "name an experiment of `tlcourse list`, or ask for --stale"
 
 
 def test_list_without_records_says_so(home, said):

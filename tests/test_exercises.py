@@ -1,9 +1,10 @@
-"""Exercises judge: right answers in any form, every planted mistake by its own diagnosis, stubs,
-crashes.
-"""
+"""Exercises judge: right answers in any form, planted mistakes, stubs, crashes."""
 
+import io
 import linecache
+import random
 import re
+import warnings
 from dataclasses import replace
 
 import nbformat
@@ -26,6 +27,7 @@ from tlcourse.exercises import (
 )
 from tlcourse.exercises._box import source
 from tlcourse.exercises._exercise import SIZES, value, verdict
+from tlcourse.exercises._exercise import _undone as undone
 from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.methods.saliency import grad_cam
 
@@ -165,9 +167,7 @@ def test_the_unrepaired_loss_is_zero_of_any_logits():
 
 
 def by_channel_means(student, teacher, beta, p):
-    """As the official code makes its maps: a mean over channels, where equal maps differ by
-    rounding.
-    """
+    """As the official code makes its maps: by means, where equal maps differ by rounding."""
     rows = [
         [F.normalize(A.abs().pow(p).mean(1).flatten(1)) for A in pair]
         for pair in zip(student, [t.detach() for t in teacher])
@@ -291,7 +291,8 @@ def test_changing_the_arguments_is_found():
 
 
 def test_a_loss_that_cannot_train_says_so():
-    wanted = "the loss must be one number, a tensor of no dimensions that is computed from student_logits"
+    wanted = "the loss must be one number, a tensor of no dimensions that is computed from "
+    wanted += "student_logits"
     for answer in (lambda **a: 3.0, lambda **a: a["student_logits"], lambda **a: torch.tensor(1.0)):
         assert said("loss", answer) == f"Not yet: TypeError: {wanted}"
 
@@ -301,22 +302,222 @@ def test_a_crash_names_the_line():
     linecache.cache["<cell>"] = (len(code), None, code.splitlines(True), "<cell>")
     space = {}
     exec(compile(code, "<cell>", "exec"), space)
-    found = said("soften", space["answer"])
-    assert (
-        found
-        == "Your code stopped at line 3 of its cell, `return half.sofmax(1)`\n  AttributeError: 'Tensor' object has no attribute 'sofmax'"
-    )
+    stopped = "Your code stopped at line 3 of its cell, `return half.sofmax(1)`"
+    error = "AttributeError: 'Tensor' object has no attribute 'sofmax'"
+    assert said("soften", space["answer"]) == f"{stopped}\n  {error}"
 
 
 def test_arguments_of_other_names_say_so():
     assert "unexpected keyword argument" in said("soften", lambda z, T: z)
 
 
-def test_the_verdict_is_the_same_each_time_and_leaves_the_random_state_alone():
+# answers that do odd things
+
+
+class BadText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Odd:
+    """Raises whatever one does with it."""
+
+    def __repr__(self):
+        raise SystemExit
+
+    __str__ = __len__ = __array__ = __float__ = __eq__ = __hash__ = __deepcopy__ = __repr__
+
+
+class OddMock:
+    """Has whatever one asks for, wrapped without end."""
+
+    def __call__(self, **arguments):
+        raise BadText
+
+    def __getattr__(self, name):
+        return OddMock()
+
+
+def throws(error):
+    def answer(**arguments):
+        raise error
+
+    return answer
+
+
+def recurses(**arguments):
+    return recurses(**arguments)
+
+
+def holds_itself(**arguments):
+    found = []
+    found.append(found)
+    return found
+
+
+def nested(depth):
+    found = 1.0
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+async def waits(**arguments):
+    return 1
+
+
+def yields(**arguments):
+    yield 1
+
+
+RAISED = {
+    "a text that raises": throws(BadText()),
+    "not implemented, and a text that raises": throws(NotImplementedError(BadText())),
+    "a text of lone surrogates": throws(ValueError("\ud800")),
+    "a very long text": throws(ValueError("x" * 10**6)),
+    "sys.exit": throws(SystemExit(3)),
+    "a generator's exit": throws(GeneratorExit()),
+    "an error of its own kind": throws(type("Own", (BaseException,), {})()),
+    "a group of errors": throws(ExceptionGroup("many", [ValueError("one"), BadText()])),
+    "without end": recurses,
+    "out of memory": lambda **arguments: torch.empty(10**15),
+    "a callable with every attribute": OddMock(),
+}
+RETURNED = {
+    "nothing can be done with it": lambda **a: Odd(),
+    "a list of such": lambda **a: [Odd(), {"a": Odd()}],
+    "a list that holds itself": holds_itself,
+    "a deep list": lambda **a: nested(10**4),
+    "a long list": lambda **a: [1.5] * 10**5,
+    "a long text": lambda **a: "x" * 10**6,
+    "a long whole number": lambda **a: 10**5000,
+    "lone surrogates": lambda **a: "\ud800",
+    "a large array": lambda **a: np.zeros(10**6),
+    "an array of objects": lambda **a: np.array([None, Odd()], dtype=object),
+    "a large dictionary": lambda **a: dict.fromkeys(range(10**5), torch.ones(3)),
+    "a module": lambda **a: nn.Linear(3, 4),
+    "a generator": yields,
+    "a coroutine": waits,
+    "a class": lambda **a: Odd,
+    "a meta tensor": lambda **a: torch.empty(2, 3, device="meta"),
+    "a small meta tensor": lambda **a: torch.empty((), device="meta"),
+    "a sparse tensor": lambda **a: torch.eye(3).to_sparse(),
+    "a sparse row tensor": lambda **a: torch.eye(3).to_sparse_csr(),
+    "a nested tensor": lambda **a: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    "a quantized tensor": lambda **a: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.quint8),
+    "a complex tensor": lambda **a: torch.eye(3) * 1j,
+    "a conjugate view": lambda **a: (torch.eye(3) * 1j).conj(),
+    "a tensor of eight bits": lambda **a: torch.eye(3).to(torch.float8_e4m3fn),
+    "a masked array": lambda **a: np.ma.masked_array([1.0, 2.0], [True, False]),
+    "a tensor of 1e9 numbers": lambda **a: torch.zeros(1).expand(10**9),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exercise", ["soften", "loss", "find_the_bug_lwf"])
+@pytest.mark.parametrize("kind", [*RAISED, *RETURNED])
+def test_whatever_an_answer_does_gets_a_short_verdict(kind, exercise, capsys):
+    check(exercise, (RAISED | RETURNED)[kind])
+    text, errors = capsys.readouterr()
+    assert text.startswith(("Not yet", "Your code stopped", "Not attempted yet"))
+    assert len(text) < 5_000
+    assert errors == ""
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_a_verdict_names_no_place_in_memory(kind):
+    assert " at 0x" not in said("guided_relu", RETURNED[kind])
+
+
+def test_ctrl_c_stops_a_check():
+    with pytest.raises(KeyboardInterrupt):
+        check("soften", throws(KeyboardInterrupt()))
+
+
+def test_a_complex_number_with_the_right_real_part_is_not_right():
+    assert "Right" not in said("soften", lambda logits, T: (logits / T).softmax(1) + 1j)
+
+
+def test_what_a_terminal_has_no_letter_for_is_printed_all_the_same(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", out)
+    check("old_loss", lambda logits, recorded, T: throws(ValueError("ŷ → Σ"))())
+    out.flush()
+    assert b"\\u0177 \\u2192 \\u03a3" in out.buffer.getvalue()
+
+
+def seeds():
+    return [torch.rand(1).item(), np.random.rand(), random.random()]
+
+
+def reseeds(logits, T):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    seeds()
+    return (logits / T).softmax(1)
+
+
+CHANGED = {
+    "grad mode": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "default type": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "deterministic": (
+        lambda: torch.use_deterministic_algorithms(True),
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    "NumPy's errors": (lambda: np.seterr(all="raise"), np.geterr),
+    "warnings": (lambda: warnings.simplefilter("error"), lambda: warnings.filters[0]),
+}
+
+
+def test_seeds_are_left_as_they_were():
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    assert said("soften", reseeds) == "Right."
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+@pytest.mark.parametrize("what", CHANGED)
+@pytest.mark.parametrize("then", ["returns", "raises"])
+def test_settings_are_left_as_they_were(what, then):
+    change, setting = CHANGED[what]
+    before = setting()
+
+    def answer(logits, T):
+        change()
+        return (logits / T).softmax(1) if then == "returns" else exit()
+
+    verdict_ = said("soften", answer)
+    assert setting() == before
+    assert verdict_ == "Right." or then == "raises"
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_the_learners_settings_change_no_verdict(what, name):
+    change, setting = CHANGED[what]
+    with undone():
+        change()
+        mine = setting()
+        assert said(name, EXERCISES[name].reference) == "Right."
+        assert setting() == mine
+
+
+def test_an_answer_that_warns_says_nothing_on_the_page(capsys):
+    def answer(logits, T):
+        warnings.warn("look", stacklevel=2)
+        return F.softmax(logits / T)  # torch warns: over which dimension?
+
+    check("soften", answer)
+    assert capsys.readouterr() == ("Right.\n", "")
+
+
+def test_the_verdict_is_the_same_each_time():
     torch.manual_seed(5)
-    before = torch.get_rng_state()
     first = said("soften", lambda logits, T: torch.rand(logits.shape))
-    assert torch.equal(torch.get_rng_state(), before)
     assert said("soften", lambda logits, T: torch.rand(logits.shape)) == first
 
 

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-ATTEMPT = "import socket\ntry:\n    socket.create_connection(('192.0.2.1', 80), timeout=1)\nexcept OSError as error:\n    print(error)"
+ATTEMPT = """
+import socket
+try:
+    socket.create_connection(('192.0.2.1', 80), timeout=1)
+except OSError as error:
+    print(error)
+"""
 
 
 def forget() -> list[str]:
     """What was written of attempts so far; and forget it, since here they are the point."""
     log = Path(os.environ["TLCOURSE_GUARD"])
-    found = log.read_text().split() if log.exists() else []
+    found = log.read_text(encoding="utf-8").split() if log.exists() else []
     log.unlink(missing_ok=True)
     return found
 

@@ -1,16 +1,25 @@
 """The course's networks: shapes, names, sizes, and that `record` can tap every layer."""
 
+import dataclasses
+import hashlib
+import os
+import pickle
+import re
+import socket
+import zipfile
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
 import timm
 import torch
 import torch.nn.functional as F
-import torchvision.models
 from torch import nn
-from torchvision.models import SqueezeNet
+from torchvision.models import SqueezeNet, SqueezeNet1_1_Weights
 
+import tlcourse.models
 from tlcourse.models import (
     MLP,
     ConvNet,
@@ -85,10 +94,44 @@ def test_mlp_drops_the_shares_it_was_told():
     assert torch.equal(net.eval().input_dropout(x), x)
 
 
-@pytest.mark.parametrize("sizes", [(), (784,), (784, 0, 10), (0, 10), (784, -1)])
-def test_mlp_refuses_sizes(sizes):
+@pytest.mark.parametrize("sizes", [(), (784,)])
+def test_mlp_refuses_fewer_than_two_sizes(sizes):
     with pytest.raises(ValueError, match=r"^sizes must be at least two numbers >= 1, got \("):
         MLP(*sizes)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0, True, np.True_, "3", None, np.float32(2)])
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("sizes", lambda n: MLP(784, n, 10)),
+        ("sizes", lambda n: MLP(n, 10)),
+        ("classes, channels, width and units", lambda n: ConvNet(n)),
+        ("classes, channels, width and units", lambda n: ConvNet(channels=n)),
+        ("classes, channels, width and units", lambda n: ConvNet(width=n)),
+        ("classes, channels, width and units", lambda n: ConvNet(units=n)),
+        ("width, classes, channels, base and stem_stride", lambda n: WideResNet(10, n)),
+        ("width, classes, channels, base and stem_stride", lambda n: WideResNet(10, 1, base=n)),
+        ("depth", lambda n: WideResNet(n, 1)),
+    ],
+)
+def test_networks_refuse_what_is_no_whole_number_from_one(name, build, wrong):
+    with pytest.raises(
+        ValueError, match=rf"^{name} must be whole numbers >= 1, got .*{re.escape(repr(wrong))}"
+    ):
+        build(wrong)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_sizes_may_be_numpys(dtype):
+    n = dtype(100)
+    for theirs, ours in (
+        (MLP(n, n, n), MLP(100, 100, 100)),
+        (ConvNet(n, channels=n, size=n, width=n), ConvNet(100, channels=100, size=100, width=100)),
+        (WideResNet(dtype(10), dtype(3), n, base=n), WideResNet(10, 3, 100, base=100)),
+    ):
+        theirs, ours = ([v.shape for v in net.state_dict().values()] for net in (theirs, ours))
+        assert theirs == ours
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
@@ -142,10 +185,10 @@ def test_convnet_refuses_small_images(size):
         ConvNet(size=size)
 
 
-@pytest.mark.parametrize("wrong", [{"classes": 0}, {"channels": 0}, {"width": 0}, {"units": -1}])
-def test_convnet_refuses_counts_below_one(wrong):
-    with pytest.raises(ValueError, match=r"^classes, channels, width and units must be >= 1, got "):
-        ConvNet(**wrong)
+@pytest.mark.parametrize("size", [8.0, 28.5, np.float64(28)])
+def test_convnet_refuses_a_size_that_is_not_whole(size):
+    with pytest.raises(ValueError, match=r"^size must be whole numbers >= 1, got "):
+        ConvNet(size=size)
 
 
 @pytest.mark.parametrize(
@@ -268,11 +311,9 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     named = in_order(weights, wanted)
     assert list(named) == list(wanted)
     assert all(torch.equal(named[name], wanted[name] + 1) for name in wanted)
-    with pytest.raises(WeightsError, match="the weights have 3 tensors, the network has 4"):
+    with pytest.raises(WeightsError, match="the weights have 3 tensors, the network 4"):
         in_order(dict(list(weights.items())[:3]), wanted)
-    with pytest.raises(
-        WeightsError, match=r"other.0 has shape \(1,\) and does not fit fc1.weight, \(2, 3\)"
-    ):
+    with pytest.raises(WeightsError, match=r"other.0, \(1,\), does not fit fc1.weight, \(2, 3\)"):
         in_order(weights | {"other.0": torch.ones(1)}, wanted)
 
 
@@ -284,10 +325,28 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "checkpoints"
 
 
-def test_a_network_of_torchvision_comes_from_its_files(cache):
+@pytest.fixture
+def keep(cache, monkeypatch):
+    """Puts a file that torchvision asks for into the cache; its name has its hash, or another."""
+
+    def put(content, digest=None):
+        digest = digest or hashlib.sha256(content).hexdigest()[:8]
+        url = f"http://192.0.2.1/models/squeezenet1_1-{digest}.pth"
+        monkeypatch.setattr(SqueezeNet1_1_Weights.DEFAULT.value, "url", url)
+        (cache / url.rsplit("/", 1)[1]).write_bytes(content)
+
+    return put
+
+
+def saved(value, folder, **options):
+    torch.save(value, folder / "saved", **options)
+    return (folder / "saved").read_bytes()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_network_of_torchvision_comes_from_its_files(keep, tmp_path, zipped):
     theirs = SqueezeNet("1_1")
-    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
-    torch.save(theirs.state_dict(), cache / url.rsplit("/", 1)[1])
+    keep(saved(theirs.state_dict(), tmp_path, _use_new_zipfile_serialization=zipped))
     ours = pretrained("torchvision:squeezenet1_1")
     x = torch.rand(1, 3, 64, 64)
     mean, deviation = (
@@ -296,14 +355,98 @@ def test_a_network_of_torchvision_comes_from_its_files(cache):
     torch.testing.assert_close(ours(x), theirs.eval()((x - mean) / deviation))
 
 
-def test_a_file_that_does_not_fit_is_refused(cache):
-    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
-    torch.save(MLP(3, 2).state_dict(), cache / url.rsplit("/", 1)[1])
+def test_a_file_that_does_not_fit_is_refused(keep, tmp_path):
+    keep(saved(MLP(3, 2).state_dict(), tmp_path))
     with pytest.raises(
         WeightsError,
-        match=r"weights of torchvision:squeezenet1_1 could not be had \(Error.*On board is tf_efficientnet_lite0",
+        match=r"weights of torchvision:squeezenet1_1 could not be had \(Error.*On board is tf_eff",
     ):
         pretrained("torchvision:squeezenet1_1")
+
+
+def test_a_kept_file_whose_hash_is_not_that_of_its_name_is_refused(keep, tmp_path):
+    content = saved(SqueezeNet("1_1").state_dict(), tmp_path)
+    digest = hashlib.sha256(content).hexdigest()
+    keep(content, digest[:12])  # longer than torch's eight
+    pretrained("torchvision:squeezenet1_1")
+    for changed in (content[:-1], content + b"\0", b""):
+        keep(changed, digest[:8])
+        with pytest.raises(
+            WeightsError, match=rf"squeezenet1_1-{digest[:8]}\.pth is damaged: its "
+        ):
+            pretrained("torchvision:squeezenet1_1")
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def wrapped(content, folder):
+    """As torch's files were long ago: an archive that holds a pickle."""
+    with zipfile.ZipFile(folder / "old", "w") as archive:
+        archive.writestr("squeezenet1_1.pth", content)
+    return (folder / "old").read_bytes()
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("form", ["pickle", "torch", "legacy", "zip"])
+def test_nothing_but_weights_is_ever_unpickled(keep, tmp_path, monkeypatch, form, own):
+    evil = Evil(tmp_path / "ran")
+    content = {
+        "pickle": lambda: pickle.dumps(evil),
+        "torch": lambda: saved({"a": evil}, tmp_path),
+        "legacy": lambda: saved({"a": evil}, tmp_path, _use_new_zipfile_serialization=False),
+        "zip": lambda: wrapped(pickle.dumps(evil), tmp_path),
+    }[form]()
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    keep(content, None if own else "b8a52dc0")
+    with pytest.raises(WeightsError, match="could not be had"):
+        pretrained("torchvision:squeezenet1_1")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_nothing_but_weights_is_ever_unpickled_by_timm(cache, tmp_path, monkeypatch, own):
+    content = pickle.dumps(Evil(tmp_path / "ran"))
+    digest = hashlib.sha256(content).hexdigest()[:8] if own else "01234567"
+    url = f"http://192.0.2.1/{digest}/resnet10t-{digest}.pth"
+    cfgs = timm.models._registry._model_pretrained_cfgs
+    (name,) = [name for name in cfgs if name.startswith("resnet10t.")]
+    monkeypatch.setitem(cfgs, name, dataclasses.replace(cfgs[name], url=url, hf_hub_id=None))
+    monkeypatch.setattr("timm.models._builder.has_hf_hub", lambda *_, **__: False)
+    (cache / url.rsplit("/", 1)[1]).write_bytes(content)
+    why = "Weights only load failed" if own else "is damaged: its hash is not that of its name"
+    with pytest.raises(WeightsError, match=f"could not be had .*{why}"):
+        pretrained(name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_the_environment_is_as_before(keep, monkeypatch, tmp_path, before):
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
+    keep(saved(MLP(3, 2).state_dict(), tmp_path))
+    with pytest.raises(WeightsError):
+        pretrained("torchvision:squeezenet1_1")
+    assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0") == (before or "0")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_server_that_never_answers_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(tlcourse.models, "SILENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/squeezenet1_1-b8a52dc0.pth"
+        monkeypatch.setattr(SqueezeNet1_1_Weights.DEFAULT.value, "url", url)
+        with pytest.raises(WeightsError, match=r"could not be had \(.*timed out.*\)\. On board is"):
+            pretrained("torchvision:squeezenet1_1")
+    assert not list(cache.iterdir())
 
 
 def test_a_network_of_timm_brings_its_own_mean(monkeypatch):
@@ -323,7 +466,7 @@ def test_what_cannot_be_fetched_says_what_is_on_board(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(
         WeightsError,
-        match=r"weights of resnet18 could not be had \(no network\). On board is tf_efficientnet_lite0",
+        match=r"weights of resnet18 could not be had \(no network\). On board is tf_efficientnet",
     ):
         pretrained("resnet18")
 
@@ -333,12 +476,14 @@ def test_what_cannot_be_fetched_says_what_is_on_board(monkeypatch):
     [
         (lambda: WideResNet(15, 1), "depth must be 10, 16, 22, 28, …, got 15"),
         (lambda: WideResNet(4, 1), "got 4"),
-        (lambda: WideResNet(10, 0), "must be >= 1"),
+        (lambda: WideResNet(10, 0), "must be whole numbers >= 1"),
         (
             lambda: pretrained("no_such_network"),
             "another network of timm, or torchvision:NAME, got 'no_such_network'",
         ),
         (lambda: pretrained("torchvision:no_such_network"), "got 'torchvision:no_such_network'"),
+        (lambda: pretrained("torchvision:raft_small"), "got 'torchvision:raft_small'"),
+        (lambda: pretrained("torchvision:fcn_resnet50"), "got 'torchvision:fcn_resnet50'"),
         (lambda: pretrained("keras:resnet18"), "got 'keras:resnet18'"),
     ],
 )

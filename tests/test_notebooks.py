@@ -1,12 +1,12 @@
-"""Notebooks are committed as they ran: executed, without errors, with alt text and slides. nbval
-runs them again.
-"""
+"""Notebooks are committed as they ran: executed, without errors, with alt text and slides."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from tlcourse.publish.notebooks import STATE, VIEW, execute, settle
 
@@ -109,9 +109,70 @@ def test_execute_saves_what_ran_without_the_progress_bar(tmp_path):
 def test_execute_leaves_a_failing_notebook_as_it_was(tmp_path):
     path = written(tmp_path / "one.ipynb", "1 / 0")
     before = path.read_bytes()
-    with pytest.raises(Exception, match="ZeroDivisionError"):
+    with pytest.raises(
+        RuntimeError, match=r"one\.ipynb: a cell fails, ZeroDivisionError: division"
+    ):
         execute(path)
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def saved_by_another(path):
+    written(path, "precious = 1")
+
+
+def removed(path):
+    path.unlink()
+
+
+def renamed(path):
+    path.rename(path.with_name("two.ipynb"))
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Running a notebook takes no kernel, and something happens meanwhile."""
+
+    def during(what):
+        monkeypatch.setattr(NotebookClient, "execute", lambda client: what())
+
+    return during
+
+
+@pytest.mark.parametrize("meanwhile", [saved_by_another, removed, renamed])
+def test_execute_keeps_what_happened_to_the_file_while_it_ran(meanwhile, tmp_path, ran):
+    path = written(tmp_path / "one.ipynb", "1")
+    path.with_name("one.executed-1.ipynb").write_text("mine", encoding="utf-8")
+    after = {}
+
+    def happen():
+        meanwhile(path)
+        after.update({other: other.read_bytes() for other in tmp_path.iterdir()})
+
+    ran(happen)
+    beside = path.with_name("one.executed-2.ipynb")
+    said = f"{path} was changed while it ran, and is kept so; what ran is in {beside}"
+    with pytest.raises(RuntimeError, match=f"^{re.escape(said)}$"):
+        execute(path)
+    found = {other: other.read_bytes() for other in tmp_path.iterdir()}
+    assert nbformat.reads(found.pop(beside).decode("utf-8"), as_version=4).cells[0].source == "1"
+    assert found == after
+
+
+def test_execute_saves_where_the_same_was_saved_again(tmp_path, ran):
+    path = written(tmp_path / "one.ipynb", "1")
+    ran(lambda: path.write_bytes(path.read_bytes()))
+    execute(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_saved_notebook_is_utf8_with_the_same_line_ends_everywhere(tmp_path, ran):
+    path = written(tmp_path / "one.ipynb", "'ŷ → Σ'")
+    ran(lambda: None)
+    execute(path)
+    assert "ŷ → Σ".encode() in path.read_bytes()
+    assert b"\r" not in path.read_bytes()
+    assert path.read_bytes().endswith(b"}\n")
 
 
 def test_execute_refuses_what_is_no_notebook(tmp_path):
@@ -125,11 +186,15 @@ def test_settle_keeps_the_widgets_that_live_in_the_browser():
     notebook = nbformat.from_dict(
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("w", outputs=[view, bar])])
     )
+    layout = {"model_module": "@jupyter-widgets/base"}
     states = {
-        "a": {"model_module": "anywidget"},
-        "b": {"model_module": "@jupyter-widgets/controls"},
+        "a": {"model_module": "anywidget", "state": {"layout": "IPY_MODEL_c"}},
+        "b": {"model_module": "@jupyter-widgets/controls", "state": {"layout": None}},
+        "c": layout,
+        "d": layout,
+        "e": {"model_module": "anywidget", "state": {"layout": None}},
     }
     notebook.metadata["widgets"] = {STATE: {"state": states}}
     settle(notebook)
     assert [out.data[VIEW]["model_id"] for out in notebook.cells[0].outputs] == ["a"]
-    assert "a" in notebook.metadata["widgets"][STATE]["state"]
+    assert notebook.metadata["widgets"][STATE]["state"].keys() == {"a", "c", "e"}

@@ -74,32 +74,3 @@ def test_intervals_write_the_mean_of_every_row():
     assert [text.get_text() for text in axes.texts] == ["10", "20"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["teacher", "alone"]
     plt.close(fig)
-
-
-def test_measured_says_when_a_value_is_outside(capsys, monkeypatch):
-    monkeypatch.setenv("TLCOURSE_STRICT", "0")
-    plots.measured("errors", 12, 10, 20)
-    plots.measured("errors", 25, 10, 20)
-    inside, outside = capsys.readouterr().out.splitlines()
-    assert inside == "errors: 12 (expected 10 to 20)"
-    assert outside == "errors: 25 (expected 10 to 20): outside of what the record makes us expect"
-
-
-def test_measured_raises_where_the_tests_ask_for_it(monkeypatch):
-    monkeypatch.setenv("TLCOURSE_STRICT", "1")
-    with pytest.raises(AssertionError, match="errors is 25, outside of 10 to 20"):
-        plots.measured("errors", 25, 10, 20)
-
-
-@pytest.mark.parametrize("value", [9.99, 20.01, float("nan")])
-def test_measured_takes_the_range_at_its_word(value, monkeypatch):
-    monkeypatch.setenv("TLCOURSE_STRICT", "1")
-    plots.measured("edge", 10, 10, 20)
-    with pytest.raises(AssertionError):
-        plots.measured("beyond", value, 10, 20)
-
-
-@pytest.mark.parametrize(("low", "high"), [(2, 1), (float("nan"), 1), (0, float("nan"))])
-def test_measured_refuses_what_is_no_range(low, high):
-    with pytest.raises(ValueError, match="low must be at most high"):
-        plots.measured("errors", 1, low, high)

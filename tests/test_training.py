@@ -1,9 +1,10 @@
-"""The loop: reproducible, fair to every image, equal to a bare PyTorch loop, and leaving everything
-else as it was.
-"""
+"""The loop: reproducible, fair to every image, equal to a bare one, and leaving all as it was."""
 
+import copy
 import math
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
 
+from tlcourse import training
 from tlcourse.data import Images, as_input, random_flip, random_shift
 from tlcourse.methods.distillation import distillation_loss
-from tlcourse.models import MLP, ConvNet
+from tlcourse.models import MLP, ConvNet, WideResNet
 from tlcourse.training import (
     Batch,
     accuracy,
@@ -68,6 +71,17 @@ class Watch:
         return cross_entropy(model, batch if isinstance(batch, Batch) else list(batch.values())[-1])
 
 
+class Say(nn.Module):
+    """Answers with a function of its input."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x)
+
+
 class Blow(nn.Module):
     """A layer that raises."""
 
@@ -76,7 +90,6 @@ class Blow(nn.Module):
 
 
 # --- reproducible ---------------------------------------------------------------------------------
-# --------------------
 
 
 @pytest.mark.parametrize(
@@ -145,7 +158,8 @@ def test_a_gpu_trains_in_bfloat16_and_answers_in_float32():
 
     def objective(model, batch):
         logits = model(batch.x)
-        seen.append((logits.dtype, batch.x.is_contiguous(memory_format=torch.channels_last)))
+        weight = model.block2.conv.weight
+        seen.append((logits.dtype, weight.is_contiguous(memory_format=torch.channels_last)))
         return F.cross_entropy(logits, batch.y)
 
     model = ConvNet(3, channels=3, size=8, width=2, units=4).to("cuda")
@@ -155,14 +169,11 @@ def test_a_gpu_trains_in_bfloat16_and_answers_in_float32():
     assert predict(model, noise(side=8, channels=3)).dtype == torch.float32
 
 
-# --- a bare loop does the same
-# ----------------------------------------------------------------------------------------
+# --- a bare loop does the same --------------------------------------------------------------------
 
 
 def bare_loop(model, data, *, epochs, batch_size, lr, factors, make, seed, loss):
-    """What one would write without `fit`: the order is that of one generator, dropout that of the
-    global one.
-    """
+    """Without `fit`: the order is that of one generator, dropout that of the global one."""
     order = torch.Generator().manual_seed(seed)
     optimizer, step, losses = make(model.parameters()), 0, []
     torch.manual_seed(seed)
@@ -199,8 +210,8 @@ def test_equals_a_bare_loop(optimizer, schedule):
 
     def make(parameters):
         if optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=0.01)
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
+            return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=0.01, fused=True)
+        return torch.optim.AdamW(parameters, lr, weight_decay=0.01, fused=True)
 
     ours, theirs = net(dropout=0.5), net(dropout=0.5)
     history = train(
@@ -241,14 +252,15 @@ def test_distillation_from_recorded_logits_equals_a_bare_loop_with_a_live_teache
         schedule="constant",
     )
     teacher.eval()
+    with torch.no_grad():  # in the batches that `record` asks in
+        said = torch.cat([teacher(as_input(part)) for part in data.pixels.split([2, 18])])
 
     def loss(z, index):
-        with torch.no_grad():
-            v = teacher(as_input(data.pixels))[index]
+        v = said[index]
         return distillation_loss(z, v, data.labels[index], T=4, alpha=0.9)
 
     def make(parameters):
-        return torch.optim.AdamW(parameters, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, weight_decay=0.0, fused=True)
 
     bare_loop(
         theirs,
@@ -273,9 +285,7 @@ def test_distillation_from_recorded_logits_equals_a_bare_loop_with_a_live_teache
     ],
 )
 def test_learning_rate_follows_the_schedule(schedule, at):
-    """With a gradient of 1 and no momentum yet gathered, the parameter moves by lr·factor·(1 + 0.9
-    + 0.81 + …).
-    """
+    """With a gradient of 1, a parameter at rest moves by lr·factor·(1 + 0.9 + 0.81 + …)."""
     w = nn.Linear(1, 1, bias=False)
     places = [w.weight.item()]
     data = torch.ones(4, 1), torch.ones(4)
@@ -294,7 +304,6 @@ def test_learning_rate_follows_the_schedule(schedule, at):
 
 
 # --- batches --------------------------------------------------------------------------------------
-# --------------------
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 10, 20, 50])
@@ -434,8 +443,7 @@ def test_joint_needs_a_source():
         joint()
 
 
-# --- what is trained, and how
-# -----------------------------------------------------------------------------------------
+# --- what is trained, and how ---------------------------------------------------------------------
 
 
 class Weighted(nn.Module):
@@ -487,9 +495,7 @@ def test_a_frozen_model_with_a_trainable_objective_trains_the_objective_alone():
 
 
 def first_step(model, data, **options):
-    """The gradient before, and how far every parameter moved, in one step of SGD; its momentum is
-    still the gradient.
-    """
+    """The gradient, and how far every parameter moved, in the first step of SGD."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     F.cross_entropy(model(as_input(data.pixels)), data.labels).backward()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -586,7 +592,6 @@ def test_max_norm_leaves_frozen_layers_alone():
 
 
 # --- history --------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_history_has_a_row_an_epoch_with_what_on_epoch_returned(device):
@@ -647,7 +652,6 @@ def test_on_epoch_does_not_change_the_training():
 
 
 # --- modes ----------------------------------------------------------------------------------------
-# --------------------
 
 
 def modes(model):
@@ -689,8 +693,88 @@ def test_modes_are_put_back_when_the_model_raises():
         assert modes(model) == before
 
 
-# --- losses that explode
-# ----------------------------------------------------------------------------------------------
+class LowRank(nn.Linear):
+    """Merges its addition into its weights in eval mode, as LoRA's layers do."""
+
+    def __init__(self, a, b):
+        super().__init__(a, b)
+        self.A, self.B = nn.Parameter(torch.randn(2, a)), nn.Parameter(torch.randn(b, 2))
+        self.merged, self.turns = False, 0
+
+    def train(self, mode=True):  # returns nothing, as some do
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data = self.weight.data + (-1 if mode else 1) * (self.B @ self.A).detach()
+            self.merged, self.turns = not mode, self.turns + 1
+
+    def forward(self, x):
+        more = 0 if self.merged else x @ self.A.T @ self.B.T
+        return F.linear(x, self.weight, self.bias) + more
+
+
+ASKED = {
+    "predict": lambda model, data: predict(model, data),
+    "accuracy": lambda model, data: accuracy(model, data),
+    "record": lambda model, data: record(model, data, of="1"),
+    "fit": lambda model, data: train(model, data, on_epoch=lambda m, _: {"x": accuracy(m, data)}),
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("part", [True, False])
+@pytest.mark.parametrize("call", ASKED)
+def test_a_layer_that_acts_on_its_mode_is_as_it_was(call, part, whole):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), LowRank(16, 3), nn.Dropout(0.1))
+    model.train(whole)
+    model[1].train(part)
+    before = modes(model)
+    weight, turns = model[1].weight.detach().clone(), model[1].turns
+    ASKED[call](model, noise())
+    assert modes(model) == before
+    assert model[1].merged == (not part)
+    if call != "fit":
+        assert_close(model[1].weight.detach(), weight)
+        assert model[1].turns == turns + (2 if part else 0)  # what was merged was left alone
+    F.cross_entropy(model(torch.rand(4, 16)), torch.tensor([0, 1, 2, 0])).backward()
+    assert (model[1].A.grad is not None) == part or call == "fit"
+
+
+@pytest.mark.parametrize("call", ASKED)
+def test_a_layer_whose_train_does_nothing_keeps_its_mode(call):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Dropout(0.1), nn.BatchNorm1d(3))
+    model.train()
+    model[3].eval().train = lambda mode=True: model[3]  # a way to freeze its averages
+    before, mean = modes(model), model[3].running_mean.clone()
+    ASKED[call](model, noise())
+    assert modes(model) == before == [True, True, True, True, False]
+    assert torch.equal(model[3].running_mean, mean)
+
+
+class Remembers(nn.Linear):
+    """Makes a tensor in its first forward pass and keeps it."""
+
+    offset = None
+
+    def forward(self, x):
+        self.offset = torch.ones(3) if self.offset is None else self.offset
+        return super().forward(x.flatten(1)) * self.offset
+
+
+@pytest.mark.parametrize("ask", [predict, accuracy, record])
+def test_what_a_model_keeps_from_being_asked_can_be_trained_through(ask):
+    model = Remembers(16, 3)
+    ask(model, noise())
+    assert train(model).losses.isfinite().all()
+
+
+def test_a_model_that_finds_its_sizes_by_itself():
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    assert predict(copy.deepcopy(lazy), noise()).shape == (20, 3)
+    assert train(lazy).losses.isfinite().all()
+
+
+# --- losses that explode --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
@@ -710,8 +794,7 @@ def test_a_loss_that_is_not_finite_names_its_step(step, bad):
     assert not model.training
 
 
-# --- settings that are refused
-# ----------------------------------------------------------------------------------------
+# --- settings that are refused --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -779,11 +862,10 @@ def test_max_norm_refuses(limit):
         max_norm(limit)
 
 
-# --- predict and accuracy
-# ---------------------------------------------------------------------------------------------
+# --- predict and accuracy -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2047, 2048, 2049, 5000])
+@pytest.mark.parametrize("n", [1, 2, 3, 513, 514, 515, 1500])
 def test_predicts_every_image_in_order(n, device):
     x = torch.arange(n, dtype=torch.float32)[:, None]
     model = nn.Linear(1, 1, bias=False).to(device)
@@ -801,8 +883,8 @@ def test_predicts_in_big_batches_without_gradients():
             batches.append((len(x), torch.is_grad_enabled(), self.training))
             return super().forward(x)
 
-    answer = predict(Look(1, 1), (torch.zeros(5000, 1), torch.zeros(5000)))
-    assert batches == [(2048, False, False), (2048, False, False), (904, False, False)]
+    answer = predict(Look(1, 1), (torch.zeros(1500, 1), torch.zeros(1500)))
+    assert batches == [(n, False, False) for n in (2, 512, 512, 474)]
     assert not answer.requires_grad
 
 
@@ -822,17 +904,15 @@ def test_predicts_one_entry_of_a_dict():
     for key, width in (("seg", 3), ("depth", 1)):
         answer = predict(model, data, output=key)
         assert answer.shape == (20, width)
-        assert torch.equal(answer, model(as_input(data.pixels))[key])
+        assert_close(answer, model(as_input(data.pixels))[key].detach())
 
 
 def test_predict_refuses_an_entry_that_is_not_there():
-    with pytest.raises(ValueError, match=r"^output must be one of seg, depth, got 'normals'$"):
+    with pytest.raises(ValueError, match=r"^output must be seg or depth, got 'normals'$"):
         predict(TwoHeads(), noise(), output="normals")
-    with pytest.raises(ValueError, match=r"^output must be one of seg, depth, got None$"):
+    with pytest.raises(ValueError, match=r"^output must be seg or depth, got None$"):
         predict(TwoHeads(), noise())
-    with pytest.raises(
-        ValueError, match=r"^output is 'seg', but the model returns one tensor, not a dict$"
-    ):
+    with pytest.raises(ValueError, match=r"^output must be None, got 'seg'$"):
         predict(net(), noise(), output="seg")
 
 
@@ -852,15 +932,106 @@ def test_accuracy_is_the_share_of_right_classes(device):
     assert accuracy(model, (logits, labels)) == 0.75
 
 
-def test_accuracy_needs_labels():
-    with pytest.raises(
-        ValueError, match=r"^accuracy needs data whose targets are labels, got a dict of targets$"
+@pytest.mark.parametrize(
+    "data",
+    [
+        (torch.eye(3), {"class": torch.arange(3)}),
+        (torch.eye(3), None),
+        (torch.zeros(0, 3), torch.zeros(0).long()),
+    ],
+)
+def test_accuracy_needs_labels(data):
+    with pytest.raises(ValueError, match=r"^accuracy needs data with labels, got none$"):
+        accuracy(nn.Identity(), data)
+
+
+WHOLE = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+WRONG = {
+    "a column": lambda y: y[:, None],
+    "one-hot": lambda y: F.one_hot(y, 3),
+    "floats": lambda y: y.float(),
+    "too high": lambda y: y + 1,
+    "below zero": lambda y: y - 1,
+    "one too high, the last": lambda y: torch.cat([y[:-1], torch.tensor([3])]),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_numbers_of_any_kind_are_labels(kind):
+    data, model = noise(), net()
+    same = data.pixels, data.labels.to(kind)
+    assert accuracy(model, same) == accuracy(model, data)
+    other = net()
+    assert torch.equal(train(other, same).losses, train(model, data).losses)
+    assert torch.equal(weights(other), weights(model))
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_label_is_named_before_anything_moves(kind):
+    x, y = torch.rand(20, 16), torch.arange(20) % 3
+    model = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for call in (train, accuracy):
+        with pytest.raises(ValueError, match=r"^labels must "):
+            call(model, (x, WRONG[kind](y)))
+    with pytest.raises(ValueError, match=r"^labels must "):
+        cross_entropy(model.eval(), Batch(x, WRONG[kind](y), torch.arange(20), 0.0))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("y", [None, {"class": torch.zeros(20).long()}])
+def test_training_on_labels_needs_labels(y):
+    with pytest.raises(ValueError, match=r"^labels must be a tensor, got NoneType$"):
+        train(net(), (torch.rand(20, 16), y))
+
+
+def test_there_may_be_no_targets():
+    x, seen = torch.rand(20, 16), []
+    train(net(), (x, None), lambda m, b: seen.append(b.y) or m(b.x).square().mean())
+    assert seen == [None] * 4
+    assert torch.equal(predict(net(), (x, None)), record(net(), (x, None)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        torch.zeros(5, 16),
+        TensorDataset(torch.zeros(5, 16), torch.zeros(5).long()),
+        DataLoader(TensorDataset(torch.zeros(5, 16), torch.zeros(5).long())),
+        (np.zeros((5, 16)), torch.zeros(5).long()),
+        (torch.zeros(5, 16), torch.zeros(5).long(), torch.zeros(5)),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_refuses_data_of_another_kind(data):
+    sentence = r"^data must be Images or a pair \(inputs, targets\), got " + type(data).__name__
+    for call in (train, predict, record, accuracy):
+        with pytest.raises(ValueError, match=sentence):
+            call(net(), data)
+
+
+def test_predict_refuses_what_is_not_one_entry_an_input():
+    x = torch.rand(5, 3)
+    for answer, sentence in (
+        (lambda x: x.mean(0), r"^'model' must give 2 entries for 2 inputs, got \(3,\)$"),
+        (lambda x: x.sum(), r"^'model' must give 2 entries for 2 inputs, got \(\)$"),
+        (lambda x: (x, x), "^the model must return a tensor, got tuple$"),
+        (lambda x: None, "^the model must return a tensor, got NoneType$"),
+        (lambda x: {"a": [x]}, "^output must be a, got None$"),
     ):
-        accuracy(nn.Identity(), (torch.eye(3), {"class": torch.arange(3)}))
+        with pytest.raises(ValueError, match=sentence):
+            predict(Say(answer), (x, None))
+    with pytest.raises(ValueError, match=r"^the model must return a tensor, got list$"):
+        predict(Say(lambda x: {"a": [x]}), (x, None), output="a")
+
+
+def test_an_empty_set_has_an_empty_answer():
+    empty = noise(0)
+    assert predict(net(), empty).shape == (0, 3)
+    assert record(net(), empty, of="fc1").shape == (0, 8)
 
 
 # --- record ---------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_records_what_layers_give(device):
@@ -916,7 +1087,95 @@ def test_record_refuses_a_layer_that_is_not_there():
         assert not any(layer._forward_hooks for layer in model.modules())
 
 
-@pytest.mark.parametrize("n", [20, 3000])
+class Odd(nn.Module):
+    """Layers that cannot be recorded: met twice, met in training only, or giving no one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.relu = nn.Linear(16, 8), nn.Linear(8, 8), nn.ReLU()
+        self.rnn, self.aux, self.again = nn.LSTM(8, 3), nn.Linear(8, 2), self.b
+        self.named, self.nothing = Say(lambda x: {"x": x}), Say(lambda x: None)
+        self.mean, self.turned = Say(lambda x: x.mean(0)), Say(lambda x: x.t())
+
+    def forward(self, x):
+        h = self.relu(self.a(x.flatten(1)))
+        h = self.relu(self.b(h))
+        self.rnn(h[:, None]), self.named(h), self.nothing(h), self.mean(h), self.turned(h)
+        return self.aux(h) if self.training else h
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        ("relu", "^layer 'relu' is met more than once; record one met once$"),
+        ("rnn", "^layer 'rnn' gives no tensor, but tuple$"),
+        ("named", "^layer 'named' gives no tensor, but dict$"),
+        ("nothing", "^layer 'nothing' gives no tensor, but NoneType$"),
+        ("aux", "^layer 'aux' is not met when the model answers in eval mode$"),
+        ("mean", r"^'mean' must give 2 entries for 2 inputs, got \(8,\)$"),
+        ("turned", r"^'turned' must give 2 entries for 2 inputs, got \(8, 2\)$"),
+    ],
+)
+def test_record_refuses_a_layer_that_does_not_give_one_tensor(layer, sentence):
+    model = Odd()
+    for of in (layer, ["a", layer], [layer, layer]):
+        with pytest.raises(ValueError, match=sentence):
+            record(model, noise(), of=of)
+        assert not any(part._forward_hooks for part in model.modules())
+        assert all(part.training for part in model.modules())
+
+
+def test_records_a_layer_by_each_of_its_names_and_a_name_once():
+    model, data = Odd(), noise()
+    assert torch.equal(record(model, data, of="b"), record(model, data, of="again"))
+    assert list(record(model, data, of=("b", "a", "b"))) == ["b", "a"]
+
+
+def compiled(where):
+    """A network of which all or a part is compiled, the name of its ReLU, and the plain one."""
+    torch._dynamo.reset()
+    plain = net().eval()
+    model = copy.deepcopy(plain)
+    if where == "itself":
+        model.compile(backend="eager")
+    if where == "inside":
+        return nn.Sequential(torch.compile(model, backend="eager")), "0._orig_mod.relu1", plain
+    if where == "whole":
+        return torch.compile(model, backend="eager"), "_orig_mod.relu1", plain
+    return model, "relu1", plain
+
+
+@pytest.mark.parametrize("met", [False, True])
+@pytest.mark.parametrize("where", ["whole", "inside", "itself"])
+def test_a_compiled_model_is_recorded_before_and_after_it_ran(where, met):
+    data = noise()
+    model, relu, plain = compiled(where)
+    if met:
+        predict(model, data), model(as_input(data.pixels))
+    found = record(model, data, of=[relu])
+    assert_close(found[relu], record(plain, data, of="relu1"))
+    kept = found[relu].clone()
+    assert_close(model(as_input(data.pixels[:3])), plain(as_input(data.pixels[:3])))
+    assert torch.equal(found[relu], kept)  # nothing listens any more
+    assert_close(predict(model, data), predict(plain, data))
+    history = train(model, data)
+    assert_close(history.losses, train(plain, data).losses)
+
+
+def test_a_scripted_model_answers_and_trains_and_its_layers_are_not_recorded():
+    data, plain = noise(), net()
+    for model in (
+        torch.jit.script(net()),
+        torch.jit.trace(net().eval(), as_input(data.pixels[:2])).train(),
+    ):
+        assert_close(predict(model, data), predict(plain, data))
+        assert all(part.training for part in model.modules())
+        with pytest.raises(ValueError, match=r"^layer 'relu1' is not met"):
+            record(model, data, of="relu1")
+    assert_close(train(torch.jit.script(net()), data).losses, train(plain, data).losses)
+
+
+@pytest.mark.parametrize("n", [20, 1000])
 @pytest.mark.parametrize("of", [None, "fc1", ["fc1", "head"]])
 def test_what_is_recorded_can_be_part_of_a_later_backward_pass(n, of):
     found = record(net(), noise(n), of=of)
@@ -930,7 +1189,6 @@ def test_what_is_recorded_can_be_part_of_a_later_backward_pass(n, of):
 
 
 # --- machinery ------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_seed_everything_seeds_python_numpy_and_torch(device):
@@ -983,3 +1241,193 @@ def test_learns_something(device):
     history = train(model, data, steps=300, lr=0.02)
     assert accuracy(model, data) > 0.7
     assert history.losses[-30:].mean() < history.losses[:30].mean() / 2
+
+
+# --- memory, layout and kernels -------------------------------------------------------------------
+
+
+def convnet():
+    torch.manual_seed(0)
+    return ConvNet(3, channels=3, size=8, width=4, units=8)
+
+
+class Views(nn.Module):
+    """A network of one's own that counts on the usual layout."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(256, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).view(len(x), -1))
+
+
+def rgb(n=20):
+    return noise(n, side=8, channels=3)
+
+
+@pytest.mark.parametrize(("most", "largest"), [(1, 1), (7, 10**9), (512, 10_000), (512, 1)])
+@pytest.mark.parametrize("make", [convnet, Views, lambda: WideResNet(10, 1, 3, base=4)])
+def test_answers_do_not_depend_on_the_size_of_a_batch(make, most, largest, monkeypatch):
+    model, data = make(), rgb()
+    first = [name for name, _ in model.named_modules()][1]
+    wanted = record(model, data), record(model, data, of=first)
+    monkeypatch.setattr(training, "MOST", most)
+    monkeypatch.setattr(training, "LARGEST", largest)
+    assert_close((record(model, data), record(model, data, of=first)), wanted)
+    assert_close(wanted[0], model.eval()(as_input(data.pixels)).detach())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "bytes_each"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), (3, 98, 98), 8 * 96 * 96 * 4),
+        (nn.Sequential(nn.Linear(2, 100_000), nn.Linear(100_000, 2)), (2,), 400_000),
+        (nn.Sequential(nn.Upsample(scale_factor=512), nn.AvgPool2d(512)), (1, 1, 1), 512 * 512 * 4),
+        (Say(lambda x: x.mean((1, 2, 3))[:, None]), (3, 200, 200), 3 * 200 * 200 * 4),
+        (nn.Linear(4, 4), (4,), 16),
+    ],
+)
+def test_a_batch_is_bounded_by_its_largest_map(model, shape, bytes_each):
+    lengths = []
+    model.register_forward_pre_hook(lambda _, inputs: lengths.append(len(inputs[0])))
+    predict(model, (torch.zeros(100, *shape), None))
+    assert sum(lengths) == 100
+    assert lengths[0] == 2  # to see how large its maps are
+    bound = min(training.MOST, max(1, training.LARGEST // bytes_each))
+    assert max(lengths[1:]) == min(bound, 98)
+
+
+@pytest.mark.slow
+def test_the_memory_for_many_photos_is_that_for_few():
+    pytest.importorskip("resource")
+    code = """
+import resource, torch
+from torch import nn
+from tlcourse.training import predict, record
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if {mac} else 2**10)
+torch.set_num_threads(1)
+layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+net = nn.Sequential(*layers)
+photos = torch.zeros(96, 3, 224, 224, dtype=torch.uint8)
+predict(net, (photos[:2], None)), record(net, (photos[:2], None), of="2")
+before = peak()
+predict(net, (photos, None)), record(net, (photos, None), of="2")
+print(peak() - before)
+"""
+    code = code.replace("{mac}", str(sys.platform == "darwin"))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 200  # all at once they take 2,400 MB
+
+
+def test_weights_stay_where_they_are_and_answers_are_plain():
+    model, data = convnet(), rgb()
+    held = model.state_dict()  # the same memory
+
+    def places():
+        return {name: (p.data_ptr(), p.stride()) for name, p in model.named_parameters()}
+
+    before, old = places(), weights(model)
+    predict(model, data), accuracy(model, data)
+    assert record(model, data, of="block1").is_contiguous()
+    assert torch.equal(weights(model), old)
+    assert places() == before
+    train(model, data)
+    assert places() == before
+    assert not torch.equal(weights(model), old)
+    assert all(torch.equal(held[name], p) for name, p in model.named_parameters())
+    with pytest.raises(FloatingPointError):
+        train(model, data, lambda m, b: cross_entropy(m, b) * float("nan"))
+    assert places() == before
+
+
+def layouts(model, layer):
+    """Whether the maps of a layer are channels last, in training and when asked."""
+    seen = []
+    layer.register_forward_hook(
+        lambda _, __, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    train(model, rgb(), steps=1)
+    predict(model, rgb())
+    return set(seen)
+
+
+def test_networks_of_known_layers_work_with_channels_last():
+    model = convnet()
+    assert layouts(model, model.block2.conv) == {True}
+
+
+def test_a_network_of_ones_own_may_count_on_the_usual_layout():
+    model = Views()
+    assert layouts(model, model.conv) == {False}
+    mixed = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Views())
+    assert layouts(mixed, mixed[0]) == {False}
+
+
+def test_weights_that_share_or_lack_memory_train_as_they_are():
+    data = rgb()
+    tied = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2)), nn.Flatten())
+    tied[1].weight = tied[0].weight
+    tied.append(nn.Linear(192, 3))
+    train(tied, data)
+    assert tied[1].weight is tied[0].weight
+    edges = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.Flatten(), nn.Linear(180, 3))
+    edges[0].weight = nn.Parameter(torch.ones(1, 1, 3, 3).expand(5, 3, 3, 3), requires_grad=False)
+    train(edges, data)
+    assert edges[0].weight.stride() == (0, 0, 3, 1)
+    assert (edges[0].weight == 1).all()
+
+
+def linear(weight):
+    layer = nn.Linear(*weight.shape[::-1], bias=False)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+HELD = {  # how a weight lies in memory, and whether one kernel can update it with others
+    "plain": (lambda w: w, True),
+    "turned": (lambda w: w.t().contiguous().t(), True),
+    "with gaps": (lambda w: torch.cat([w, w], 1)[:, ::2].copy_(w), False),
+    "a part": (lambda w: torch.cat([w, w])[:3], True),
+    "double": (lambda w: w.double(), True),
+    "half": (lambda w: w.bfloat16(), False),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fused_where_that_is_right_and_the_same_everywhere(optimizer, held, monkeypatch):
+    lay, one_kernel = HELD[held]
+    w, x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), torch.randn(20, 16)
+    ours, theirs, fused = linear(lay(w.clone())), linear(lay(w.clone())), []
+    name = {"adamw": "AdamW", "sgd": "SGD"}[optimizer]
+    make = getattr(torch.optim, name)
+    spy = lambda *args, **options: fused.append(options["fused"]) or make(*args, **options)  # noqa: E731
+    monkeypatch.setattr(torch.optim, name, spy)
+    data = x.to(ours.weight.dtype), torch.arange(20) % 3
+    train(ours, data, epochs=2, lr=0.1, optimizer=optimizer, schedule="constant")
+    assert fused == [one_kernel or None]
+    order, extra = torch.Generator().manual_seed(0), {"momentum": 0.9} if name == "SGD" else {}
+    plain = make(theirs.parameters(), lr=0.1, weight_decay=0.0, foreach=False, **extra)
+    for _ in range(2):
+        for index in torch.randperm(20, generator=order).split(8):
+            plain.zero_grad()
+            F.cross_entropy(theirs(data[0][index]), data[1][index]).backward()
+            plain.step()
+    assert_close(ours.weight, theirs.weight)
+
+
+def test_gradients_that_are_sparse_are_taken_by_sgd():
+    model = nn.Sequential(nn.EmbeddingBag(10, 4, sparse=True, mode="sum"), nn.Linear(4, 3))
+    before = model[0].weight.detach().clone()
+    train(model, (torch.arange(20).view(10, 2) % 10, torch.arange(10) % 3), optimizer="sgd")
+    assert not torch.equal(model[0].weight, before)
+
+
+def test_no_step_waits_for_a_number(monkeypatch):
+    asked = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: asked.append(1) or item(self))
+    train(net(), noise(160), lambda m, b: m(b.x).square().mean(), epochs=2)
+    assert len(asked) == 2  # one an epoch, of 20 steps

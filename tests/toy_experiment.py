@@ -1,9 +1,8 @@
-"""An experiment of milliseconds, for tests of how experiments are measured; worker processes import
-it.
+"""An experiment of milliseconds, for tests of how experiments are measured.
 
-Environment variables: TOY_LOG, a file that notes every call; TOY_SLEEP, seconds a seed takes;
-TOY_FAIL, a seed that raises; TOY_SHIFT, added to the errors; TOY_SECONDS, the time it pretends to
-take.
+Worker processes import it. Environment variables: TOY_LOG, a file that notes every call; TOY_SLEEP,
+seconds a seed takes; TOY_FAIL, a seed that raises; TOY_SHIFT, added to the errors; TOY_SECONDS, the
+time it pretends to take.
 """
 
 import os
@@ -18,14 +17,8 @@ import torch
 from tlcourse.experiments.base import Experiment, Row, Scale
 
 ARMS = ("plain", "tuned")
-AWKWARD = (
-    0.1 + 0.2,
-    1 / 3,
-    5e-324,
-    1e22,
-    123456789.123456789,
-    -0.0,
-)  # floats that a careless writer rounds
+# floats that a careless writer rounds
+AWKWARD = (0.1 + 0.2, 1 / 3, 5e-324, 1e22, 123456789.123456789, -0.0)
 # by arm and setting, one value per tuning seed: the lowest value of "plain" is at 0.1, its lowest
 # mean at 0.2
 VALIDATION = {
@@ -43,16 +36,11 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     for width in (30, 300):
         for arm in ARMS:
             base = scale.chosen(arm=arm) if scale.tuning_seeds else 0.0
-            value = (
-                base
-                + torch.randn(1000, dtype=torch.float64).mean().item()
-                + float(os.environ.get("TOY_SHIFT", 0))
-            )
+            noise = torch.randn(1000, dtype=torch.float64).mean().item()
+            value = base + noise + float(os.environ.get("TOY_SHIFT", 0))
             yield Row(arm, "errors", value, {"width": width})
-            yield from (
-                Row(arm, "errors by epoch", value / epoch, {"width": width, "epoch": epoch})
-                for epoch in (1, 2)
-            )
+            for epoch in (1, 2):
+                yield Row(arm, "errors by epoch", value / epoch, {"width": width, "epoch": epoch})
     yield from (Row("plain", "awkward", value, {"epoch": i}) for i, value in enumerate(AWKWARD))
     yield Row("plain", "undefined", nan)
     yield Row("plain", "threads", torch.get_num_threads())
@@ -100,11 +88,11 @@ def run_kinds(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
 
 def note(what: str) -> None:
     if "TOY_LOG" in os.environ:
-        with Path(os.environ["TOY_LOG"]).open("a") as file:
+        with Path(os.environ["TOY_LOG"]).open("a", encoding="utf-8") as file:
             file.write(f"{what}\n")
 
 
-toy = Experiment(
+EXPERIMENT = toy = Experiment(
     name="toy",
     question="Does it work?",
     chapter="none",
@@ -115,7 +103,6 @@ toy = Experiment(
         "tiny": Scale(seeds=3, tuning_seeds=2, minutes=1),
         "untuned": Scale(seeds=4, minutes=1),
     },
-    claims=[],
 )
 counted = replace(toy, name="counted", run=run_counted, tune=tune_counted)
 undefined = replace(toy, name="undefined", run=run_undefined, tune=None)

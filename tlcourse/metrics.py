@@ -9,44 +9,42 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tlcourse.methods._checks import expect
+from tlcourse.methods._checks import class_labels, expect
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """How many of the N images get the wrong class. logits: (N, K); labels: (N,). Raises ValueError
-    if N differs.
+    """How many of the N images get the wrong class. logits: (N, K); labels: (N,) whole numbers.
+
+    Raises ValueError for labels of another shape or kind, and (on a CPU) outside [0, K).
     """
-    expect(
-        len(logits) == len(labels),
-        f"logits and labels must have the same length, got {len(logits)} and {len(labels)}",
-    )
+    labels = class_labels(labels, logits).to(logits.device)
     return int((logits.argmax(1) != labels).sum())
 
 
 def average_accuracy(R: ArrayLike) -> float:
-    """Mean accuracy over all T tasks after the last one. R: (T, T). Raises ValueError if R is not
-    square. Lopez-Paz and Ranzato 2017.
+    """Mean accuracy over all T tasks after the last one. R: (T, T).
+
+    Raises ValueError if R is not square. Lopez-Paz and Ranzato 2017.
     """
     return float(_square(R)[-1].mean())
 
 
 def backward_transfer(R: ArrayLike) -> float:
-    """How much better each earlier task is at the end than right after it was learnt, R[T-1, j] −
-    R[j, j], mean over j < T-1.
+    """How much better each earlier task is at the end than right after it was learnt.
 
-    R: (T, T). Below 0 where tasks are forgotten, NaN for T = 1. Raises ValueError if R is not
-    square. Lopez-Paz and Ranzato 2017.
+    Mean of R[T-1, j] − R[j, j] over j < T-1. R: (T, T). Below 0 where tasks are forgotten, NaN for
+    T = 1. Raises ValueError if R is not square. Lopez-Paz and Ranzato 2017.
     """
     R = _square(R)
     return _mean(R[-1, :-1] - R.diagonal()[:-1])
 
 
 def forward_transfer(R: ArrayLike, b: ArrayLike) -> float:
-    """How much better than b each later task is just before it is learnt, R[j-1, j] − b[j], mean
-    over j ≥ 1.
+    """How much better than b each later task is just before it is learnt.
 
-    R: (T, T); b: (T,), the accuracy of an untrained network on each task. NaN for T = 1.
-    Raises ValueError if R is not square or b does not fit. Lopez-Paz and Ranzato 2017.
+    Mean of R[j-1, j] − b[j] over j ≥ 1. R: (T, T); b: (T,), the accuracy of an untrained network on
+    each task. NaN for T = 1. Raises ValueError if R is not square or b does not fit.
+    Lopez-Paz and Ranzato 2017.
     """
     R, b = _square(R), np.asarray(b, dtype=float)
     expect(b.shape == (len(R),), f"b must have shape ({len(R)},), got {b.shape}")
@@ -54,25 +52,22 @@ def forward_transfer(R: ArrayLike, b: ArrayLike) -> float:
 
 
 def forgetting(R: ArrayLike) -> float:
-    """From the best accuracy a task had before the last one to the accuracy at the end: max over l
-    < T-1 of R[l, j] − R[T-1, j].
+    """How far each earlier task is, at the end, below its best accuracy before the last task.
 
-    Mean over j < T-1. R: (T, T). Below 0 where the last task improves the earlier ones, NaN for T =
-    1. Raises ValueError if R is not square. Chaudhry et al. 2018, "Riemannian walk", section 3.
+    Mean over j < T-1 of the largest R[l, j], l < T-1, minus R[T-1, j]. R: (T, T). Below 0 where the
+    last task improves the earlier ones, NaN for T = 1. Raises ValueError if R is not square.
+    Chaudhry et al. 2018, "Riemannian walk", section 3.
     """
     R = _square(R)
     if len(R) == 1:
         return float("nan")
-    return _mean(np.nanmax(R[:-1, :-1], axis=0) - R[-1, :-1])
+    return _mean(np.fmax.reduce(R[:-1, :-1]) - R[-1, :-1])
 
 
 def _square(R: ArrayLike) -> NDArray[np.float64]:
     matrix = np.asarray(R, dtype=float)
-    shape = matrix.shape
-    expect(
-        matrix.ndim == 2 and shape[0] == shape[1] > 0,
-        f"R must have shape (T, T) with T >= 1, got {shape}",
-    )
+    fits = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] > 0
+    expect(fits, f"R must have shape (T, T) with T >= 1, got {matrix.shape}")
     return matrix
 
 

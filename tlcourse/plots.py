@@ -1,13 +1,10 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, a second cue for
-print, names at the lines, alt text.
+"""One look for every figure: colours for every eye, a second cue for print, alt text.
 
 Figures are drawn with matplotlib as usual; `show(figure, alt)` puts them on the page.
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
-from math import isnan
 from typing import Any
 
 import matplotlib as mpl
@@ -31,9 +28,8 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
     "#56b4e9",
     "#222222",
 )
-LOOKS: dict[
-    str, dict[str, Any]
-] = {  # who is who in every chapter: colour, and line, marker and hatch for greyscale
+# who is who in every chapter: colour, and line, marker and hatch for greyscale
+LOOKS: dict[str, dict[str, Any]] = {
     "teacher": {"color": BLACK, "linestyle": ":", "marker": "s", "hatch": ""},
     "alone": {"color": ORANGE, "linestyle": "--", "marker": "o", "hatch": "///"},
     "distilled": {"color": BLUE, "linestyle": "-", "marker": "D", "hatch": "..."},
@@ -64,8 +60,9 @@ _STYLE: dict[Any, Any] = {
 def figure(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.5, 3.6), **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure in the course's style and its axes, as from `plt.subplots`. size: width and height
-    in inches.
+    """A figure in the course's style and its axes, as from `plt.subplots`.
+
+    size: width and height in inches.
     """
     with mpl.rc_context(_STYLE):
         made = plt.subplots(rows, columns, figsize=size, **options)
@@ -73,33 +70,25 @@ def figure(
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Put a figure on the page with its alt text: what it shows, in words, for those who cannot see
-    it. Raises ValueError without one.
+    """Put a figure on the page with its alt text: what it shows, in words.
 
-    It is stored in the 256 colours that suit it best, which makes photos a third as large.
+    It is stored in the 256 colours that suit it best, which makes photos a third as large. Raises
+    ValueError without an alt text.
     """
     expect(bool(alt.strip()), "alt must say in words what the figure shows, got nothing")
     drawn, png = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(_STYLE):
         fig.savefig(drawn, format="png", dpi=110)
     plt.close(fig)
-    few_colours = (
-        Image.open(drawn)
-        .convert("RGB")
-        .quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
-    )
-    few_colours.save(png, format="png", optimize=True)
-    display(
-        {"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"},
-        raw=True,
-        metadata={"image/png": {"alt": alt}},
-    )
+    photo = Image.open(drawn).convert("RGB")
+    photo = photo.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    photo.save(png, format="png", optimize=True)
+    data = {"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
-    """Write each line's label at its right end, in its colour, moved apart where ends lie close; no
-    legend needed.
-    """
+    """Write each line's label at its right end, in its colour, moved apart where ends lie close."""
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform(np.asarray(line.get_xydata())[-1]) for line in lines]
@@ -131,8 +120,9 @@ def box(
     text: str,
     colour: str,
 ) -> None:
-    """Draw a rounded box with a bold title and text below, for maps and diagrams. corner (lower
-    left) and size in data units.
+    """Draw a rounded box with a bold title and text below, for maps and diagrams.
+
+    corner (lower left) and size in data units.
     """
     (x, y), (width, height) = corner, size
     style: dict[str, Any] = {
@@ -147,9 +137,7 @@ def box(
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:
-    """Bars side by side, one colour and hatch per name in `groups`; names that the course knows
-    keep their look.
-    """
+    """Bars side by side, one colour and hatch per name in `groups`; known names keep their look."""
     width = 0.8 / len(groups)
     for i, (name, heights) in enumerate(groups.items()):
         look = LOOKS.get(name, {"color": f"C{i}", "hatch": ""})
@@ -169,8 +157,9 @@ def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]
 
 
 def intervals(axes: Axes, table: Any, *, unit: str) -> None:
-    """One line per row of `table` (columns mean, low, high; its index names the rows), first on
-    top: a dot, its interval, its number.
+    """One line per row of `table`, first on top: a dot, its interval, its number.
+
+    table: columns mean, low and high; its index names the rows.
     """
     for y, (name, row) in enumerate(table.iterrows()):
         look = LOOKS.get(str(name), LOOKS["distilled"])
@@ -194,24 +183,6 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)
-
-
-def measured(name: str, value: float, low: float, high: float) -> None:
-    """Print a measured number beside the range in which the record makes us expect it, and say so
-    when it lies outside.
-
-    Raises ValueError if the range is not one, and, only where TLCOURSE_STRICT=1 (the tests set it),
-    AssertionError for a value outside.
-    """
-    expect(not isnan(low) and low <= high, f"low must be at most high, got {low} and {high}")
-    inside = low <= value <= high
-    digits = ",.0f" if isinstance(value, int) else ",.4g"
-    range_ = f"(expected {low:{digits}} to {high:{digits}})"
-    print(
-        f"{name}: {value:{digits}} {range_}{'' if inside else ': outside of what the record makes us expect'}"
-    )
-    if not inside and os.environ.get("TLCOURSE_STRICT") == "1":
-        raise AssertionError(f"{name} is {value}, outside of {low} to {high}")
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

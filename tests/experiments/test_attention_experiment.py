@@ -1,6 +1,4 @@
-"""Attention transfer measured, at the scale of seconds: who starts where, sees what, and is asked
-what.
-"""
+"""Attention transfer at the scale of seconds: who starts where, sees what, is asked what."""
 
 from functools import cache
 from importlib import import_module
@@ -13,7 +11,8 @@ import torch.nn.functional as F
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
 from tlcourse.experiments import ledger
-from tlcourse.experiments.attention import (
+from tlcourse.experiments.attention.attention import (
+    EXPERIMENT,
     FULL,
     GROUPS,
     LAYERS,
@@ -22,7 +21,8 @@ from tlcourse.experiments.attention import (
     OWN,
     PAIRS,
     SETTINGS,
-    attention,
+    FullActivations,
+    asked,
     channels,
     objective,
     of_other_pictures,
@@ -30,17 +30,15 @@ from tlcourse.experiments.attention import (
     recorded,
     residual_network,
     tapped,
-    told,
     train_student,
     train_teacher,
 )
-from tlcourse.experiments.base import Scale
 from tlcourse.methods.fine_tuning import freeze
 from tlcourse.training import Batch, cross_entropy, record, seed_everything
 
-module = import_module("tlcourse.experiments.attention")
+module = import_module("tlcourse.experiments.attention.attention")
 CPU = torch.device("cpu")
-TINY = Scale(**vars(LECTURE) | {"images": 40, "validation": 30, "teacher_epochs": 1, "epochs": 1})
+TINY = LECTURE.but(images=40, validation=30, teacher_epochs=1, epochs=1)
 
 
 @cache
@@ -59,8 +57,14 @@ def train(small):
 
 
 @pytest.fixture
-def said(train):
-    return recorded(residual_network(TINY, (10, 2), train), train)
+def network(train):
+    seed_everything(0)
+    return freeze(residual_network(TINY, (10, 2), train))
+
+
+@pytest.fixture
+def teacher(network, train):
+    return recorded(network, train)
 
 
 def table(rows, seed):
@@ -77,9 +81,9 @@ def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
     settled = TINY.settle(table(module.tune(TINY, TUNING, CPU), TUNING))
     rows = pd.concat([table(module.run(settled, seed, CPU), seed) for seed in (0, 1)])
     errors = rows[rows["metric"] == "errors"]
-    assert set(errors["arm"]) == set(attention.arms)
+    assert set(errors["arm"]) == set(EXPERIMENT.arms)
     assert set(errors["pair"]) == {*PAIRS, "both"}
-    assert {judge(claim, rows).seeds for claim in attention.claims} == {2}
+    assert {judge(claim, rows).seeds for claim in EXPERIMENT.claims} == {2}
     for kind, names in (("mapping", MAPPINGS), ("layers", LAYERS)):
         one = rows[(rows["seed"] == 0) & (rows["metric"] == f"errors by {kind}")].set_index("arm")[
             "value"
@@ -111,13 +115,13 @@ def test_the_paper_s_set_up_runs_on_cifar10_where_it_is(cifar10):
         "student": (10, 1),
         "teachers": {"wider": (10, 2), "deeper": (16, 1)},
     }
-    scale = Scale(**vars(FULL) | sizes | {"teacher_epochs": 1, "epochs": 1})
+    scale = FULL.but(**sizes, teacher_epochs=1, epochs=1)
     rows = table(module.run(scale, 0, CPU), 0)
     found = rows[rows["metric"] == "errors"]
-    assert set(found["arm"]) == set(attention.arms)
+    assert set(found["arm"]) == set(EXPERIMENT.arms)
     assert found["value"].between(0, 100).all()
     assert {
-        judge(claim, pd.concat([rows, rows.assign(seed=1)])).seeds for claim in attention.claims
+        judge(claim, pd.concat([rows, rows.assign(seed=1)])).seeds for claim in EXPERIMENT.claims
     } == {2}
 
 
@@ -130,30 +134,74 @@ def test_a_scale_whose_data_are_not_on_board_is_not_missing(home, cifar10):
 
 
 @pytest.mark.parametrize("arm", OWN)
-def test_a_teacher_that_is_asked_says_what_it_said_when_it_was_recorded(arm, train, said):
-    seed_everything(0)
-    teacher = freeze(residual_network(TINY, (10, 2), train))
-    batch = batch_of(train)
-    losses = []
-    for source in (teacher, recorded(teacher, train)):
+def test_a_teacher_that_is_asked_says_what_it_said_when_it_was_recorded(arm, train, network):
+    setting, batch, losses = {"beta": 3.0, "T": 4.0, "alpha": 0.9}, batch_of(train), []
+    for teacher in (asked(network), recorded(network, train)):
         seed_everything(1)  # for the convolutions of F-ActT
-        how = objective(arm, source, {"beta": 3.0, "T": 4.0, "alpha": 0.9}, channels=channels(TINY))
+        sizes = [channels(TINY, size) for size in ((10, 1), (10, 2))]
+        own = arm == "F-ActT"
+        how = FullActivations(teacher, 3.0, *sizes) if own else objective(arm, teacher, setting)
         seed_everything(2)
         net = residual_network(TINY, (10, 1), train)
         losses.append(how(net, batch))
         losses[-1].backward()
-        assert all(p.grad is None for p in teacher.parameters())
+        assert all(p.grad is None for p in network.parameters())
     torch.testing.assert_close(losses[0], losses[1])
 
 
-def test_a_teacher_of_other_pictures_is_the_next_one_s(train, said):
-    teacher = freeze(residual_network(TINY, (10, 2), train))
-    batch = batch_of(train)
-    logits, features = told(of_other_pictures(teacher), batch)
-    expected, theirs = told(teacher, batch)
-    torch.testing.assert_close(logits, expected.roll(1, 0))
-    torch.testing.assert_close(features[1], theirs[1].roll(1, 0))
-    assert torch.equal(of_other_pictures(said)["group2"][5], said["group2"][4])
+def maps(A):
+    return module.attention_map(A, 2)
+
+
+def test_a_recorded_teacher_is_looked_up_by_index_and_looked_at_once(train, network, teacher):
+    looks = []
+
+    def look(A):
+        looks.append(A.shape)
+        return maps(A)
+
+    for index in ([3, 1, 7], [0, 39]):
+        logits, found = teacher(batch_of(train, index), look)
+        everything = record(network, train, of=GROUPS)
+        assert torch.equal(logits, module.predict(network, train)[index])
+        assert {name: A.shape[1:] for name, A in found.items()} == {
+            "group1": (14, 14),
+            "group2": (7, 7),
+            "group3": (4, 4),
+        }
+        assert all(torch.equal(found[name], maps(everything[name])[index]) for name in GROUPS)
+    assert len(looks) == len(GROUPS)
+    assert {shape[0] for shape in looks} == {len(train)}
+
+
+@pytest.mark.parametrize("how", ["asked", "recorded"])
+def test_a_teacher_of_other_pictures_says_what_it_says_of_the_one_before(how, train, network):
+    teacher = asked(network) if how == "asked" else recorded(network, train)
+    index = [0, 1, 2, 3]
+    logits, found = of_other_pictures(teacher)(batch_of(train, index), maps)
+    last = [3, 0, 1, 2] if how == "asked" else [-1, 0, 1, 2]  # of the batch, of all pictures
+    expected, theirs = teacher(batch_of(train, last), maps)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(found["group2"], theirs["group2"])
+    assert not torch.equal(found["group2"], teacher(batch_of(train, index), maps)[1]["group2"])
+
+
+def test_what_is_trained_is_said_once_for_tuning_and_measuring(train, monkeypatch):
+    """Each arm has settings of its own, or takes those that were chosen for another."""
+    monkeypatch.setattr(module, "train_student", lambda *how, **more: more.get("move", False))
+    teachers = dict.fromkeys(PAIRS, lambda batch, look: None)
+    found = [*module.cases(TINY, train, teachers, 0)]
+    assert [case.arm for case in found] == [
+        *("alone", "alone, shifted"),
+        *(*OWN, "AT, other pictures"),
+        *(*OWN, "AT, other pictures"),
+    ]
+    assert {case.arm: case.like for case in found if case.like} == {
+        "alone, shifted": "alone",
+        "AT, other pictures": "AT",
+    }
+    assert [case.at.get("pair") for case in found[1:3]] == [None, "wider"]
+    assert [case.train({"lr": 1.0}) for case in found[:2]] == [False, True]
 
 
 def test_students_of_a_seed_begin_alike_and_a_teacher_does_not(train):
@@ -170,24 +218,26 @@ def test_what_is_tapped_is_what_record_records(train):
     net = residual_network(TINY, (10, 1), train).eval()
     logits, taken = tapped(net, train.pixels.float() / 255)
     expected = record(net, train, of=GROUPS)
-    assert all(torch.equal(ours, expected[name]) for name, ours in zip(GROUPS, taken))
+    for name, ours in zip(GROUPS, taken):  # record's layers may lie otherwise in memory
+        torch.testing.assert_close(ours, expected[name], rtol=1e-5, atol=1e-5)
     assert [x.shape[2] for x in taken] == [14, 7, 4]
     torch.testing.assert_close(logits, net(train.pixels.float() / 255))
 
 
-def batch_of(train):
-    index = torch.tensor([3, 1, 7])
+def batch_of(train, index=(3, 1, 7)):
+    index = torch.tensor(index)
     return Batch(train.pixels[index].float() / 255, train.labels[index], index, 0.0)
 
 
-def test_an_objective_is_labels_and_what_its_arm_adds(train, said):
+def test_an_objective_is_labels_and_what_its_arm_adds(train, network, teacher):
     net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     logits, features = tapped(net, batch.x)
-    teacher = [said[name][batch.index] for name in GROUPS]
+    said, activations = teacher(batch, torch.Tensor.detach)
+    theirs = list(activations.values())
     hard = F.cross_entropy(logits, batch.y)
-    at = module.attention_transfer_loss(features, teacher, beta=3.0)
-    code = module.attention_transfer_loss(features, teacher, beta=3.0, form="code")
-    soft = module.distillation_loss(logits, said["logits"][batch.index], batch.y, T=4, alpha=0.9)
+    at = module.attention_transfer_loss(features, theirs, beta=3.0)
+    code = module.attention_transfer_loss(features, theirs, beta=3.0, form="code")
+    soft = module.distillation_loss(logits, said, batch.y, T=4, alpha=0.9)
     beta, both = {"beta": 3.0}, {"beta": 3.0, "T": 4.0, "alpha": 0.9}
     expected = {
         "AT": (beta, hard + at),
@@ -196,24 +246,23 @@ def test_an_objective_is_labels_and_what_its_arm_adds(train, said):
         "AT+KD": (both, soft + at),
     }
     for arm, (setting, loss) in expected.items():
-        torch.testing.assert_close(objective(arm, said, setting)(net, batch), loss)
+        torch.testing.assert_close(objective(arm, teacher, setting)(net, batch), loss)
 
 
-def test_full_activations_train_a_convolution_where_channels_differ(train, said):
-    how = objective("F-ActT", said, {"beta": 3.0}, channels=channels(TINY))
+def test_full_activations_train_a_convolution_where_channels_differ(train, teacher):
+    ours, theirs = (channels(TINY, size) for size in ((10, 1), (10, 2)))
+    how = FullActivations(teacher, 3.0, ours, theirs)
     assert sum(p.numel() for p in how.parameters()) == sum((c + 1) * 2 * c for c in (8, 16, 32))
     net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     how(net, batch).backward()
     assert all(p.grad is not None for p in how.parameters())
 
 
-def test_a_mapping_and_layers_can_be_chosen(train, said):
+def test_a_mapping_and_layers_can_be_chosen(train, teacher):
     net, batch = residual_network(TINY, (10, 1), train), batch_of(train)
     found = {
-        name: objective("AT", said, {"beta": 30.0}, **change)(net, batch).item()
-        for name, change in (
-            MAPPINGS | {name: {"layers": groups} for name, groups in LAYERS.items()}
-        ).items()
+        name: objective("AT", teacher, {"beta": 30.0}, **change)(net, batch).item()
+        for name, change in (MAPPINGS | LAYERS).items()
     }
     assert found.pop("sum, p = 2") == pytest.approx(found["all groups"])
     assert len({round(value, 4) for value in found.values()}) == len(found)

@@ -1,6 +1,4 @@
-"""The distillation experiment at the scale of seconds: what it yields, what is shared, what is kept
-apart.
-"""
+"""The distillation experiment at the scale of seconds: what is yielded, shared and kept apart."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -15,25 +13,24 @@ from torch import nn
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
-from tlcourse.experiments.base import Row, Scale
-from tlcourse.experiments.distillation import (
+from tlcourse.experiments.base import Row
+from tlcourse.experiments.distillation.distillation import (
     ALPHA,
+    EXPERIMENT,
     LECTURE,
     LIVE,
     RATES,
     STUDENTS,
     TEMPERATURES,
+    Distillation,
     algebra,
-    distillation,
     objective,
     run,
     tune,
 )
 from tlcourse.training import Batch, cross_entropy
 
-module = import_module(
-    "tlcourse.experiments.distillation"
-)  # its package names the experiment alike
+module = import_module("tlcourse.experiments.distillation.distillation")
 CPU = torch.device("cpu")
 SMALL = {
     "images": 200,
@@ -43,19 +40,22 @@ SMALL = {
     "student_epochs": 2,
     "widths": (8, 300),
 }
-TINY = Scale(**vars(LECTURE) | SMALL | {"seeds": 2, "tuning_seeds": 1})
+TINY = LECTURE.but(**SMALL, seeds=2, tuning_seeds=1)
+
+
+MANY_RATES = tuple(1e-3 * (1 + i) for i in range(2 * len(STUDENTS)))
 
 
 def table(rows: list[Row], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame([{"seed": seed, **row.as_dict()} for row in rows])
 
 
-def chosen_by_hand() -> Scale:
+def chosen_by_hand() -> Distillation:
     """A different learning rate for every arm and width, as if tuning had chosen it."""
     pairs = [(arm, width) for width in TINY.widths for arm in STUDENTS]
     rows = [
-        Row(arm, "validation errors", 0, {"width": width, "setting": 1e-3 * (1 + i)})
-        for i, (arm, width) in enumerate(pairs)
+        Row(arm, "validation errors", 0, {"width": width, "setting": rate})
+        for (arm, width), rate in zip(pairs, MANY_RATES)
     ]
     return TINY.settle(table(rows, TUNING))
 
@@ -88,13 +88,14 @@ def by_hand() -> SimpleNamespace:
     each student gets.
     """
     teachers, lessons = [], []
-    teacher, student = module.train_teacher, module._student
+    teacher, cases = module.train_teacher, module.cases
     with pytest.MonkeyPatch.context() as patch:
         fits = spied(patch)
         patch.setattr(
             module, "train_teacher", lambda *a: teachers.append(teacher(*a)) or teachers[-1]
         )
-        patch.setattr(module, "_student", lambda *a: lessons.append((a[4], a[5])) or student(*a))
+        patch.setattr(module, "cases", lambda *a: lessons.append((a[1], a[2])) or cases(*a))
+        patch.setattr(module, "RATES", MANY_RATES)
         list(run(chosen_by_hand(), 0, CPU))
     return SimpleNamespace(teacher=teachers[0], fits=fits, lessons=lessons)
 
@@ -123,14 +124,14 @@ def spied(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
 @pytest.mark.slow
 def test_yields_all_that_the_claims_ask_for(measured):
-    for claim in distillation.claims:
+    for claim in EXPERIMENT.claims:
         assert judge(claim, measured.rows).seeds == 2, claim.id
 
 
 @pytest.mark.slow
 def test_yields_every_arm_at_every_width(measured):
     errors = measured.rows[measured.rows["metric"] == "errors"]
-    expected = {(arm, width) for arm in distillation.arms for width in TINY.widths}
+    expected = {(arm, width) for arm in EXPERIMENT.arms for width in TINY.widths}
     assert len(errors) == 2 * len(expected)
     assert set(zip(errors["arm"], errors["width"])) == expected
     assert errors["value"].between(0, 10_000).all()
@@ -183,10 +184,10 @@ def test_tuning_tries_every_rate_for_every_arm_and_width_alike(measured):
 
 @pytest.mark.slow
 def test_a_live_cell_needs_no_tuning(fits):
-    live = Scale(**vars(LIVE) | SMALL | {"widths": (300,)})
+    live = LIVE.but(**SMALL | {"widths": (300,)})
     rows = table(list(run(live, 0, CPU)))
-    assert {fit.settings["lr"] for fit in fits[1:]} == {LIVE.lr}
-    assert set(rows.loc[rows["metric"] == "errors", "arm"]) == set(distillation.arms)
+    assert {fit.settings["lr"] for fit in fits[1:]} == set(LIVE.settings.values()) == {4e-3}
+    assert set(rows.loc[rows["metric"] == "errors", "arm"]) == set(EXPERIMENT.arms)
 
 
 # what the arms of a seed share, and what they do not
@@ -230,7 +231,7 @@ def test_students_get_images_that_the_teacher_saw_and_its_logits_on_them(by_hand
 
 @pytest.mark.slow
 def test_no_image_of_the_test_set_is_trained_on(by_hand, fits):
-    list(tune(Scale(**vars(TINY) | {"widths": (8,)}), 0, CPU))
+    list(tune(TINY.but(widths=(8,)), 0, CPU))
     test = images(load("mnist", "test"))
     assert len(fits) == 1 + len(STUDENTS) * len(RATES)
     assert all(test.isdisjoint(images(fit.data)) for fit in (*by_hand.fits, *fits))
@@ -241,7 +242,7 @@ def images(some) -> set[bytes]:
 
 
 def test_training_and_validation_images_are_apart_and_change_with_the_seed():
-    scale = Scale(images=2_000)
+    scale = LECTURE.but(images=2_000)
     train, validation = (images(part) for part in module.train_and_validation(scale, 0, CPU))
     assert len(train) == len(validation) == 2_000
     assert train.isdisjoint(validation)
@@ -256,7 +257,7 @@ def test_tuning_never_opens_the_test_set(monkeypatch):
         return load(name, split, **more)
 
     monkeypatch.setattr(module, "load", guarded)
-    small = Scale(**vars(TINY) | {"widths": (8,)})
+    small = TINY.but(widths=(8,))
     assert len(list(tune(small, TUNING, CPU))) == len(STUDENTS) * len(RATES)
     with pytest.raises(AssertionError, match="looked at the test set"):  # the guard does guard
         list(run(chosen_by_hand(), 0, CPU))

@@ -1,6 +1,4 @@
-"""The experiments around distillation at the scale of seconds: negative logits, other tasks, an
-omitted digit.
-"""
+"""The experiments around distillation: negative logits, other tasks, an omitted digit."""
 
 from importlib import import_module
 
@@ -12,10 +10,9 @@ import torch.nn.functional as F
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
 from tlcourse.experiments import EXPERIMENTS
-from tlcourse.experiments.base import Scale
-from tlcourse.experiments.distillation import LECTURE
-from tlcourse.experiments.negative_logits import LOWER, flattened, shuffled
-from tlcourse.experiments.other_task import ARMS, objective, target_images
+from tlcourse.experiments.distillation.distillation import LECTURE, Distillation
+from tlcourse.experiments.distillation.negative_logits import LOWER, flattened, shuffled
+from tlcourse.experiments.distillation.other_task import ARMS, objective, target_images
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.training import Batch
 
@@ -33,11 +30,11 @@ LOGITS = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
 
 
 def module_of(name):
-    return import_module(f"tlcourse.experiments.{name}")  # its package names the experiment alike
+    return import_module(f"tlcourse.experiments.distillation.{name}")
 
 
-def tiny(name) -> Scale:
-    return Scale(**{**vars(EXPERIMENTS[name].scales["lecture"]), **SMALL})
+def tiny(name) -> Distillation:
+    return EXPERIMENTS[name].scales["lecture"].but(**SMALL)
 
 
 def table(rows, seed):
@@ -80,9 +77,8 @@ def test_every_arm_has_a_grid_of_the_same_size():
     for name in ("negative_logits", "other_task"):
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patch:
-            patch.setattr(module_of(name), "train_student", lambda *a: (None, None))
-            patch.setattr(module_of(name), "predict", lambda *a: LOGITS[:0])
-            patch.setattr(module_of(name), "errors", lambda *a: 0)
+            patch.setattr(module_of(name), "train_student", lambda *a, **more: None)
+            patch.setattr(module_of(name), "wrong_on", lambda images: lambda student: 0)
             rows = table(module_of(name).tune(tiny(name), TUNING, CPU), TUNING)
         keys = [key for key in rows if key not in ("value", "setting", "seed")]
         assert set(rows.groupby(keys)["setting"].nunique()) == {len(module_of(name).RATES)}
@@ -141,11 +137,7 @@ def test_no_student_sees_a_digit_that_its_transfer_set_omits(monkeypatch):
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), None
 
     monkeypatch.setattr(module, "train_student", watched)
-    list(
-        module.run(
-            Scale(**{**vars(LECTURE), **SMALL, "images": 1000, "student_epochs": 20}), 0, CPU
-        )
-    )
+    list(module.run(LECTURE.but(**SMALL | {"images": 1000, "student_epochs": 20}), 0, CPU))
     assert [digits for digits, _ in seen] == [set(range(10)), set(range(10)) - {3}, {7, 8}]
     presented = [count for _, count in seen]
     assert max(presented) < 1.05 * min(presented)  # as many images are shown to each

@@ -10,20 +10,21 @@ from torch import nn
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
-from tlcourse.experiments.attention import GROUPS
-from tlcourse.experiments.base import Scale
-from tlcourse.experiments.few_labels import (
+from tlcourse.experiments.attention.attention import GROUPS, recorded
+from tlcourse.experiments.attention.few_labels import (
+    BLOCKS,
+    EXPERIMENT,
     LECTURE,
     SETTINGS,
     Enlarged,
-    few_labels,
-    taught,
+    fine_tuned,
     train_student,
 )
+from tlcourse.training import Batch
 
-module = import_module("tlcourse.experiments.few_labels")
+module = import_module("tlcourse.experiments.attention.few_labels")
 CPU = torch.device("cpu")
-TINY = Scale(**vars(LECTURE) | {"per_class": 2, "test_images": 20, "teacher_steps": 1, "steps": 2})
+TINY = LECTURE.but(per_class=2, test_images=20, teacher_steps=1, steps=2)
 
 
 @cache
@@ -58,8 +59,8 @@ def test_tuning_and_seeds_hold_what_the_claim_asks_for_and_tuning_never_sees_the
         ]
     )
     assert set(asked) == {module.TARGET}
-    assert set(rows["arm"]) == set(few_labels.arms)
-    assert judge(few_labels.claims[0], rows).seeds == 2
+    assert set(rows["arm"]) == set(EXPERIMENT.arms)
+    assert judge(EXPERIMENT.claims[0], rows).seeds == 2
 
 
 def test_small_grey_pictures_are_enlarged_to_three_equal_channels():
@@ -70,22 +71,23 @@ def test_small_grey_pictures_are_enlarged_to_three_equal_channels():
 
 def test_what_is_recorded_is_of_the_fine_tuned_teacher(small):
     images = few("mnist").per_class(2, seed=0)
-    said, teacher = taught(TINY, images, 0)
-    assert [tuple(said[name].shape[2:]) for name in GROUPS] == [(16, 16), (8, 8), (4, 4)]
-    assert said["logits"].shape == (20, 10)
+    network = fine_tuned(TINY, images, 0)
+    x, everything = images.pixels.float() / 255, torch.arange(20)
+    batch = Batch(x, images.labels, everything, 0.0)
+    logits, found = recorded(network, images, BLOCKS)(batch, torch.Tensor.detach)
+    assert [tuple(found[name].shape[2:]) for name in GROUPS] == [(16, 16), (8, 8), (4, 4)]
+    assert logits.shape == (20, 10)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            teacher.eval()(images.pixels.float() / 255), said["logits"], rtol=1e-3, atol=1e-4
-        )
+        torch.testing.assert_close(network.eval()(x), logits, rtol=1e-3, atol=1e-4)
 
 
 def test_students_begin_alike_and_their_arms_differ(small):
     images = few("mnist").per_class(2, seed=0)
-    said, _ = taught(TINY, images, 0)
+    teacher = recorded(fine_tuned(TINY, images, 0), images, BLOCKS)
     students = {
-        arm: train_student(TINY, images, arm, said, next(iter(settings.values())), 0)
+        arm: train_student(TINY, images, arm, teacher, next(iter(settings.values())), 0)
         for arm, settings in SETTINGS.items()
     }
-    again = train_student(TINY, images, "AT", said, next(iter(SETTINGS["AT"].values())), 0)
+    again = train_student(TINY, images, "AT", teacher, next(iter(SETTINGS["AT"].values())), 0)
     assert torch.equal(again.stem.weight, students["AT"].stem.weight)
     assert len({tuple(net.head.weight.flatten()[:3].tolist()) for net in students.values()}) == 3

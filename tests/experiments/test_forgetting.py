@@ -1,6 +1,4 @@
-"""Forgetting at the scale of seconds: what each way sees, records and leaves alone; sequences; what
-it costs.
-"""
+"""Forgetting at the scale of seconds: what each way sees, records, leaves alone and costs."""
 
 from functools import cache
 from importlib import import_module
@@ -11,32 +9,28 @@ import torch
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
-from tlcourse.experiments.base import Scale
-from tlcourse.experiments.forgetting import (
+from tlcourse.experiments.lwf.forgetting import (
     COLD,
+    EXPERIMENT,
     LECTURE,
     PAIRS,
     SETTINGS,
     WAYS,
     Task,
     first_task,
-    forgetting,
     learn,
     load_task,
 )
-from tlcourse.experiments.lwf_cost import bytes_for_backward, lwf_cost
-from tlcourse.experiments.task_sequence import LINES, SEQUENCES, task_sequence
+from tlcourse.experiments.lwf.lwf_cost import bytes_for_backward
+from tlcourse.experiments.lwf.task_sequence import LINES, SEQUENCES
 from tlcourse.training import predict
 
 module, sequence, cost = (
-    import_module(f"tlcourse.experiments.{name}")
+    import_module(f"tlcourse.experiments.lwf.{name}")
     for name in ("forgetting", "task_sequence", "lwf_cost")
 )
 CPU = torch.device("cpu")
-TINY = Scale(
-    **vars(LECTURE)
-    | {"old_images": 200, "new_images": 150, "test_images": 60, "old_steps": 3, "steps": 2}
-)
+TINY = LECTURE.but(old_images=200, new_images=150, test_images=60, old_steps=3, steps=2)
 
 
 @cache
@@ -81,8 +75,8 @@ def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small, monkeypatch):
     )
     settled = TINY.settle(table(module.tune(TINY, TUNING, CPU), TUNING))
     rows = pd.concat([table(module.run(settled, seed, CPU), seed) for seed in (0, 1)])
-    assert {*forgetting.arms, "near", "far"} == set(rows["arm"])
-    assert {judge(claim, rows).seeds for claim in forgetting.claims} == {2}
+    assert {*EXPERIMENT.arms, "near", "far"} == set(rows["arm"])
+    assert {judge(claim, rows).seeds for claim in EXPERIMENT.claims} == {2}
     found = rows[
         (rows["seed"] == 0) & (rows["arm"] == "LwF") & (rows["metric"] == "accuracy")
     ].set_index(["pair", "task"])["value"]
@@ -183,13 +177,12 @@ def test_cold_is_without_warm_up(tasks, network):
 
 @pytest.mark.slow
 def test_sequences_hold_every_line_and_their_ends_agree_with_the_curves(small):
-    scale = Scale(
-        **vars(task_sequence.scales["lecture"]) | {"images": 150, "test_images": 40, "steps": 4}
-    )
+    lecture = sequence.EXPERIMENT.scales["lecture"]
+    scale = lecture.but(images=150, test_images=40, steps=4)
     rows = table(sequence.run(scale, 0, CPU), 0)
-    assert set(rows["arm"]) == set(task_sequence.arms)
+    assert set(rows["arm"]) == set(sequence.EXPERIMENT.arms)
     for name, tasks in SEQUENCES.items():
-        for arm, _, weight in LINES:
+        for arm, weight in LINES:
             line = rows[
                 (rows["sequence"] == name) & (rows["arm"] == arm) & (rows["weight"] == weight)
             ].set_index("metric")
@@ -207,7 +200,7 @@ def test_sequences_hold_every_line_and_their_ends_agree_with_the_curves(small):
 @pytest.mark.slow
 def test_what_it_costs(monkeypatch):
     monkeypatch.setattr(module, "load", few)
-    scale = Scale(**vars(lwf_cost.scales["lecture"]) | {"images": 200, "steps": 2})
+    scale = cost.EXPERIMENT.scales["lecture"].but(images=200, steps=2)
     rows = pd.concat([table(cost.run(scale, seed, CPU), seed) for seed in (0, 1)])
     value = rows.groupby(["arm", "metric"])["value"].mean()
     assert value["fine-tuning", "bytes kept of the old task"] == 0
@@ -220,7 +213,7 @@ def test_what_it_costs(monkeypatch):
         < 2.0
     )
     assert value["LwF", "difference without old data"] == 0
-    assert {judge(claim, rows).seeds for claim in lwf_cost.claims} == {2}
+    assert {judge(claim, rows).seeds for claim in cost.EXPERIMENT.claims} == {2}
 
 
 def test_bytes_are_counted_once_per_tensor():

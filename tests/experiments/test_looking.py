@@ -1,6 +1,4 @@
-"""Where a network looks: collages, shares and likeness by hand, and the experiment with a small
-network.
-"""
+"""Where a network looks: collages, shares and likeness by hand, and a small network."""
 
 from importlib import import_module
 
@@ -11,18 +9,18 @@ from torch import nn
 
 from tlcourse.claims import judge
 from tlcourse.data import PHOTOS
-from tlcourse.experiments.looking import (
+from tlcourse.experiments.attention.looking import (
+    EXPERIMENT,
     LECTURE,
     WAYS,
     collage,
     likeness,
-    looking,
     randomise,
     share_on_the_left,
 )
 from tlcourse.models import ConvNet, imagenet_classes, pretrained
 
-module = import_module("tlcourse.experiments.looking")
+module = import_module("tlcourse.experiments.attention.looking")
 
 
 def test_a_collage_is_two_squares_and_a_seed_decides_which():
@@ -90,8 +88,8 @@ def test_the_experiment_holds_what_its_claim_asks_for(monkeypatch):
             for seed in (0, 1)
         ]
     )
-    assert judge(looking.claims[0], rows).seeds == 2
-    assert set(rows["arm"]) == set(looking.arms)
+    assert judge(EXPERIMENT.claims[0], rows).seeds == 2
+    assert set(rows["arm"]) == set(EXPERIMENT.arms)
     shares = rows[rows["metric"] == "share on the half asked for"]["value"]
     assert shares.between(0, 1).all()
     assert set(rows["layers"].dropna()) == {1, 2}

@@ -1,6 +1,4 @@
-"""The paper's table at the scale of seconds: one teacher for all seeds, selection on validation
-images, the images for the widget.
-"""
+"""The paper's table at the scale of seconds: one teacher, selection, images for the widget."""
 
 from importlib import import_module
 
@@ -11,13 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
-from tlcourse.experiments.base import Scale
-from tlcourse.experiments.mnist_table import (
+from tlcourse.experiments.distillation.mnist_table import (
+    EXPERIMENT,
     FULL,
     SETTINGS,
     T,
     examples,
-    mnist_table,
     run,
     train_teacher,
     tune,
@@ -25,18 +22,9 @@ from tlcourse.experiments.mnist_table import (
 from tlcourse.methods.distillation import distillation_loss
 from tlcourse.training import Batch
 
-module = import_module("tlcourse.experiments.mnist_table")  # its package names the experiment alike
+module = import_module("tlcourse.experiments.distillation.mnist_table")
 CPU = torch.device("cpu")
-TINY = Scale(
-    **vars(FULL)
-    | {
-        "teacher": (16,),
-        "tuning_teacher_epochs": 1,
-        "student_epochs": 2,
-        "split": (300, 200),
-        "tuning_seeds": 1,
-    }
-)
+TINY = FULL.but(teacher=(16,), tuning_teacher_epochs=1, student_epochs=2, split=(300, 200))
 
 
 def few(name, split="train"):
@@ -60,8 +48,8 @@ def small(monkeypatch):
 def test_tuning_and_seeds_hold_all_that_the_claims_ask_for(small):
     settled = TINY.settle(table(tune(TINY, TUNING, CPU), TUNING))
     rows = pd.concat([table(run(settled, seed, CPU), seed) for seed in (0, 1)])
-    assert set(rows["arm"]) == set(mnist_table.arms)
-    assert {judge(claim, rows).seeds for claim in mnist_table.claims} == {2}
+    assert set(rows["arm"]) == set(EXPERIMENT.arms)
+    assert {judge(claim, rows).seeds for claim in EXPERIMENT.claims} == {2}
     assert rows[(rows["arm"] == "teacher") & (rows["metric"] == "errors")]["value"].nunique() == 1
     shown = rows[rows["metric"] == "logit"]
     assert set(shown["seed"]) == {0}
@@ -88,19 +76,21 @@ def test_tuning_gives_every_arm_as_many_settings_and_never_sees_a_test_image(sma
         list(run(TINY.settle(rows), 0, CPU))
 
 
-def test_what_the_arms_minimise():
+def test_what_the_arms_minimise(monkeypatch):
     x, y, index = torch.randn(6, 5), torch.arange(6) % 4, torch.tensor([7, 0, 19, 3, 3, 11])
     net, said = torch.nn.Linear(5, 4), torch.randn(20, 4)
     batch = Batch(x, y, index, 0.0)
-    assert module._objective(said, 0.0)(net, batch) == cross_entropy(net(x), y)
-    assert module._objective(said, 0.9)(net, batch) == distillation_loss(
-        net(x), said[index], y, T=T, alpha=0.9
-    )
+    monkeypatch.setattr(module, "train_student", lambda how, width, lr, *more: how(net, batch))
+    alone, distilled = module.cases(TINY, few("mnist"), said, seed=0)
+    assert alone.train((1e-3, 0.0)) == cross_entropy(net(x), y)
+    for alpha in (0.5, 0.9):
+        soft = distillation_loss(net(x), said[index], y, T=T, alpha=alpha)
+        assert distilled.train((1e-3, alpha)) == soft
     assert {alpha for _, alpha in SETTINGS["alone"].values()} == {0.0}
 
 
 def test_the_teacher_stays_within_the_norm():
-    teacher = train_teacher(Scale(**vars(TINY) | {"max_norm": 0.3}), few("mnist"), 1, seed=0)
+    teacher = train_teacher(TINY.but(max_norm=0.3), few("mnist"), 1, seed=0)
     assert all(
         layer.weight.norm(dim=1).max() <= 0.3 + 1e-5 for layer in (teacher.fc1, teacher.head)
     )

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from tlcourse.data import load
-from tlcourse.experiments.attention import GROUPS, LECTURE, percent, pictures, residual_network
-from tlcourse.experiments.base import Scale
-from tlcourse.experiments.one_teacher import ARMS, DRAWN, LIVE, distances, the_teacher
+from tlcourse.experiments.attention.attention import (
+    GROUPS,
+    LECTURE,
+    percent,
+    pictures,
+    residual_network,
+)
+from tlcourse.experiments.attention.one_teacher import ARMS, DRAWN, LIVE, distances, the_teacher
 from tlcourse.training import seed_everything
 
-module = import_module("tlcourse.experiments.one_teacher")
+module = import_module("tlcourse.experiments.attention.one_teacher")
 CPU = torch.device("cpu")
 
 
@@ -42,9 +47,7 @@ def test_distances_are_zero_for_the_same_network_and_no_more_than_the_root_of_tw
 
 @pytest.mark.slow
 def test_rows_hold_what_the_live_cells_expect(monkeypatch):
-    monkeypatch.setattr(
-        module, "LECTURE", Scale(**vars(LECTURE) | {"images": 40, "validation": 30, "epochs": 1})
-    )
+    monkeypatch.setattr(module, "LECTURE", LECTURE.but(images=40, validation=30, epochs=1))
     rows = [row.as_dict() for row in module.run(LIVE, 0, CPU)]
     assert [row["arm"] for row in rows if row["metric"] == "errors"] == ["teacher", *ARMS]
     assert {(row["arm"], row["group"]) for row in rows if row["metric"] == "distance"} == {

@@ -1,9 +1,8 @@
-"""Fails whatever tries to leave this machine, in the tests and in every Python process they start
-(kernels too).
+"""Fails whatever tries to leave this machine, in the tests and in the processes they start.
 
-Python imports a module of this name at start-up when its folder is on PYTHONPATH; conftest.py puts
-it there. An attempt is refused and written to the file TLCOURSE_GUARD, so that the test fails even
-where the code under test catches the error.
+Kernels too: Python imports a module of this name at start-up when its folder is on PYTHONPATH;
+conftest.py puts it there. An attempt is refused and written to the file TLCOURSE_GUARD, so that the
+test fails even where the code under test catches the error.
 """
 
 import ipaddress
@@ -28,7 +27,7 @@ def _is_local(host: object) -> bool:
 def _refuse(host: object) -> None:
     log = os.environ.get("TLCOURSE_GUARD")
     if log:
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8") as file:
             file.write(f"{host}\n")
     raise OSError(f"the tests' network guard refused a connection to {host}")
 

@@ -1,6 +1,4 @@
-"""JupyterLab itself in Chromium: the widgets under the keyboard, and nothing in the notebook
-changes by it.
-"""
+"""JupyterLab in Chromium: the widgets under the keyboard; nothing in the notebook changes."""
 
 import os
 import subprocess

@@ -1,6 +1,4 @@
-"""A saved page in Chromium with every request blocked: widgets mount and work by keyboard, at every
-width.
-"""
+"""A saved page in Chromium, every request blocked: widgets work by keyboard, at every width."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +58,7 @@ def page(tmp_path_factory):
 
 @contextmanager
 def offline(page, browser):
-    """A page in a browser of 1280 pixels; what it asked for and complained of is checked at the
-    end.
-    """
+    """A page in a browser of 1280 pixels; its requests and complaints are checked at the end."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints, requests = [], []
     tab.on(
@@ -237,9 +233,7 @@ def test_attention_by_keyboard(opened):
 
 @pytest.mark.slow
 def test_a_redraw_takes_less_than_a_frame(opened):
-    """Not a timing: the bars have moved when the key's own event has been handled, before the
-    browser can paint.
-    """
+    """Not a timing: the bars have moved when the key's own event has been handled."""
     moved = opened.evaluate("""() => {
       const root = document.querySelector('.tlc-temperature'), slider = root.querySelector('input[type=range]');
       const height = () => root.querySelector('rect[fill]').getAttribute('height'), before = height();

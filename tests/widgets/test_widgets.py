@@ -1,6 +1,4 @@
-"""The widgets in Python: what they refuse, what is synced; and their modules under node, compared
-with torch.
-"""
+"""The widgets in Python, what they refuse and sync; and their modules under node, beside torch."""
 
 import base64
 import json

@@ -10,8 +10,8 @@ from IPython.display import display
 from tlcourse.exercises._exercise import Exercise
 
 BOX = (
-    "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;border-radius:8px;padding:.6em .9em;"
-    "max-width:720px;line-height:1.5"
+    "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;"
+    "border-radius:8px;padding:.6em .9em;max-width:720px;line-height:1.5"
 )
 PRE = (
     "overflow-x:auto;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;border-radius:5px"
@@ -20,17 +20,19 @@ PRE = (
 
 def box(exercise: Exercise) -> None:
     """Show title, kind, difficulty, minutes and task, and, folded, each hint and the solution."""
-    dots = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
-    facts = f"{exercise.kind} · {dots} · {exercise.minutes} minutes{'' if exercise.core else ' · optional'}"
-    spoken = f"difficulty {exercise.difficulty} of 3"
+    kind, level, minutes = exercise.kind, exercise.difficulty, f"{exercise.minutes} minutes"
+    optional = "" if exercise.core else " · optional"
+    facts = f"{kind} · {'●' * level}{'○' * (3 - level)} · {minutes}{optional}"
+    spoken = f"{kind}, difficulty {level} of 3, {minutes}"
     folded = [
         _details(f"Hint {i} of {len(exercise.hints)}", f"<p>{_words(text)}</p>")
         for i, text in enumerate(exercise.hints, 1)
     ]
+    folded.append(_details("Solution", _code(source(exercise))))
     page = (
-        f'<div style="{BOX}"><strong>Exercise: {escape(exercise.title)}</strong>'
-        f'<br><span role="img" aria-label="{exercise.kind}, {spoken}, {exercise.minutes} minutes" style="opacity:.75">{facts}</span>'
-        f"<p>{_words(exercise.task)}</p>{''.join(folded)}{_details('Solution', _code(source(exercise)))}</div>"
+        f'<div style="{BOX}"><strong>Exercise: {escape(exercise.title)}</strong><br>'
+        f'<span role="img" aria-label="{spoken}" style="opacity:.75">{facts}</span>'
+        f"<p>{_words(exercise.task)}</p>{''.join(folded)}</div>"
     )
     _show(page, f"Exercise: {exercise.title} ({facts})\n{exercise.task}")
 

@@ -1,6 +1,4 @@
-"""Exercises of the chapter on attention, with the mistakes of published libraries among the planted
-ones.
-"""
+"""Exercises of the chapter on attention; libraries' mistakes are among the planted ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,8 +19,9 @@ def unit_map(A: Tensor, p: float) -> Tensor:
 
 
 def cam_of_head(A: Tensor, head: Head, classes: Tensor) -> Tensor:
-    """Grad-CAM of activations (N, C, H, W) that a network's rest, head, turns into logits (N, K).
-    classes: (N,). Returns (N, H, W).
+    """Grad-CAM, (N, H, W), of activations (N, C, H, W) for classes (N,).
+
+    head: the network's rest, which turns the activations into logits (N, K).
     """
     A = A.detach().requires_grad_()
     score = head(A).gather(1, classes[:, None]).sum()
@@ -32,8 +31,9 @@ def cam_of_head(A: Tensor, head: Head, classes: Tensor) -> Tensor:
 
 
 def repaired_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
-    """The form of the official code: β times the mean of squares, for lists of (N, C, H, W). Logits
-    have no channels to sum over.
+    """The official code's form: β times the mean of squares, for lists of (N, C, H, W).
+
+    Logits have no channels to sum over.
     """
     loss = torch.zeros(())
     for s, t in zip(student, teacher):
@@ -45,28 +45,27 @@ def repaired_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: fl
 def loss_of_the_paper(
     student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float
 ) -> Tensor:
-    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images, as `attention_transfer_loss` has
-    it. Lists of (N, C, H, W).
+    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images, for lists of (N, C, H, W).
+
+    It is what `attention_transfer_loss` computes.
     """
-    distances = [
-        torch.linalg.vector_norm(
-            unit_map(s, p) - unit_map(t.detach(), p), dim=1
-        ).mean()  # its slope at 0 is 0, not infinite
-        for s, t in zip(student, teacher)
-    ]
-    return beta / 2 * torch.stack(distances).sum()
+    total = torch.zeros(())
+    for s, t in zip(student, teacher):
+        apart = unit_map(s, p) - unit_map(t.detach(), p)
+        total = total + torch.linalg.vector_norm(apart, dim=1).mean()  # slope 0, not infinite, at 0
+    return beta / 2 * total
 
 
 def guided_relu(x: Tensor, gradient: Tensor) -> Tensor:
-    """What guided backpropagation hands down through a ReLU. x: its input; gradient: what came from
-    above; both of one shape.
+    """What guided backpropagation hands down through a ReLU.
+
+    x: its input; gradient: what came from above; both of one shape.
     """
     return gradient * (x > 0) * (gradient > 0)
 
 
 def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The loss, and the sizes of its gradients by the student's and by the teacher's features:
-    three numbers.
+    """The loss, and the sizes of its gradients by the features of student and teacher, (3,).
 
     Where two maps are equal the gradient's direction is a matter of rounding; then 0 stands for a
     gradient that is finite.
@@ -76,37 +75,23 @@ def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
     )
     found = trainable(loss(**{**inputs, "student": ours, "teacher": theirs}), "student")
     parts = torch.autograd.grad(found, (*ours, *theirs), allow_unused=True)
-    sizes = [
-        sum(0.0 if part is None else part.norm() for part in parts[i : i + len(ours)])
-        for i in (0, len(ours))
-    ]
-    equal = any(
-        torch.equal(s, t[:, : s.shape[1]]) for s, t in zip(inputs["student"], inputs["teacher"])
-    )
-    return torch.stack(
-        [found.detach(), *(torch.as_tensor(size) * (0.0 if equal else 1.0) for size in sizes)]
-    )
+    norms = torch.stack([torch.zeros(()) if part is None else part.norm() for part in parts])
+    sizes = norms.view(2, len(ours)).sum(1)
+    pairs = zip(inputs["student"], inputs["teacher"])
+    equal = any(torch.equal(s, t[:, : s.shape[1]]) for s, t in pairs)
+    return torch.cat([found.detach()[None], sizes * (0.0 if equal else 1.0)])
 
 
 def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The same three numbers; and whether logits are refused in the place of features, by
-    themselves and in a list: 1 for yes.
+    """The same three numbers, and whether logits are refused in the place of features, (5,).
+
+    They are tried by themselves and in a list: 1 for refused.
     """
     found = value_and_gradients(loss, inputs)
-    student, teacher = (
-        features[0].mean((2, 3)) for features in (inputs["student"], inputs["teacher"])
-    )
-    return torch.cat(
-        [
-            found,
-            torch.tensor(
-                [
-                    _refuses(loss, s, t, inputs["beta"])
-                    for s, t in ((student, teacher), ([student], [teacher]))
-                ]
-            ),
-        ]
-    )
+    student, teacher = (inputs[name][0].mean((2, 3)) for name in ("student", "teacher"))
+    pairs = ((student, teacher), ([student], [teacher]))
+    refused = [_refuses(loss, s, t, inputs["beta"]) for s, t in pairs]
+    return torch.cat([found, torch.tensor(refused)])
 
 
 def _refuses(loss: Function, student: Any, teacher: Any, beta: float) -> float:
@@ -140,9 +125,7 @@ def _for_map(g: Generator, size: int) -> dict[str, Any]:
 
 
 def _for_loss(g: Generator, size: int) -> dict[str, Any]:
-    """Two layers; the teacher has more channels. Once two maps are equal, which no loss should
-    stumble over.
-    """
+    """Two layers; the teacher has more channels. No loss should stumble over two equal maps."""
     student = [_normal(g, size, 2, 3, 3), _normal(g, size, 3, 2, 2)]
     teacher = [_normal(g, size, 4, 3, 3), _normal(g, size, 5, 2, 2)]
     if size == 5:
@@ -185,22 +168,12 @@ def _map(
 def _loss(
     distance: Function, unit: Callable[[Tensor], Tensor] = F.normalize, taught: bool = False
 ) -> Function:
-    """A version of the loss: distance(q_s, q_t, p) of rows (N, H·W), summed over the layers and
-    weighted by β / 2.
-    """
+    """A version of the loss: β / 2 times the sum of distance(q_s, q_t, p) over the layers."""
 
     def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float) -> Tensor:
         pairs = zip(student, teacher if taught else [t.detach() for t in teacher])
-        return (
-            beta
-            / 2
-            * torch.stack(
-                [
-                    distance(*(unit(attention_map(A, p).flatten(1)) for A in pair), p)
-                    for pair in pairs
-                ]
-            ).sum()
-        )
+        rows = [[unit(attention_map(A, p).flatten(1)) for A in pair] for pair in pairs]
+        return beta / 2 * torch.stack([distance(*pair, p) for pair in rows]).sum()
 
     return loss
 
@@ -212,7 +185,7 @@ def _norms(a: Tensor, b: Tensor, p: float) -> Tensor:
 def _found(
     mapped: Callable[[Tensor], Tensor], *, whole: bool = False, taught: bool = False
 ) -> Function:
-    """The loss as it was found, with something done to it. mapped: features to what is normalised."""
+    """The loss as it was found, changed. mapped: from features to what is normalised."""
 
     def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
         pairs = zip(student, teacher if taught else [t.detach() for t in teacher])
@@ -254,8 +227,8 @@ def _cam(
 EXERCISES: dict[str, Exercise] = {
     "attention_map": Exercise(
         title="the map",
-        task="Complete `my_own_map(A, p)`: where a layer is active. Σ|A|^p over the channels of `A` (N, C, H, W), one row of H·W numbers "
-        "for each image, each row a unit vector.",
+        task="Complete `my_own_map(A, p)`: where a layer is active. Σ|A|^p over the channels of "
+        "`A` (N, C, H, W), one row of H·W numbers for each image, each row a unit vector.",
         kind="complete",
         difficulty=1,
         minutes=4,
@@ -264,15 +237,18 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_map,
         mistakes=[
             (
-                "the absolute value is missing: for an odd p negative activations cancel positive ones. Two libraries do this.",
+                "the absolute value is missing: for an odd p negative activations cancel positive "
+                "ones. Two libraries do this.",
                 _map(lambda A, p: A.pow(p).sum(1)),
             ),
             (
-                "the absolute value is taken after the sum; until then activations of different sign have cancelled.",
+                "the absolute value is taken after the sum; until then activations of different "
+                "sign have cancelled.",
                 _map(lambda A, p: A.pow(p).sum(1).abs()),
             ),
             (
-                "the map is normalised over the whole batch, so each image's map depends on the others. One norm for each row.",
+                "the map is normalised over the whole batch, so each image's map depends on the "
+                "others. One norm for each row.",
                 _map(attention_map, lambda q: q / q.norm()),
             ),
             (
@@ -289,7 +265,8 @@ EXERCISES: dict[str, Exercise] = {
                 _map(attention_map, lambda q: q.softmax(1)),
             ),
             (
-                "the sum is over the places and leaves the channels. It is the other way round: what remains is where, not what.",
+                "the sum is over the places and leaves the channels. It is the other way round: "
+                "what remains is where, not what.",
                 _map(lambda A, p: A.abs().pow(p).sum((2, 3))),
             ),
             (
@@ -305,10 +282,12 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "find_the_bug_attention": Exercise(
         title="find the bug",
-        task="A library's loss of attention transfer. Its users pass it logits, and it answers exactly 0, whatever the networks. "
-        "Given features, it answers something, but not what it should. Repair `my_found_loss(student, teacher, beta)`: lists of "
-        "(N, C, H, W); β times the mean of squares of the maps' differences, summed over the layers. The teacher gets no gradient, and "
-        "logits (N, K) must not pass, neither by themselves nor in a list: let them raise an error.",
+        task="A library's loss of attention transfer. Its users pass it logits, and it answers "
+        "exactly 0, whatever the networks. Given features, it answers something, but not what it "
+        "should. Repair `my_found_loss(student, teacher, beta)`: lists of (N, C, H, W); β times "
+        "the mean of squares of the maps' differences, summed over the layers. The teacher gets "
+        "no gradient, and logits (N, K) must not pass, neither by themselves nor in a list: let "
+        "them raise an error.",
         kind="repair",
         difficulty=2,
         minutes=8,
@@ -323,11 +302,13 @@ EXERCISES: dict[str, Exercise] = {
                 _found(lambda A: _channels(A) if A.ndim == 4 else A.pow(2)),
             ),
             (
-                "logits no longer pass by themselves, but in a list they do: summed over their classes they are one place.",
+                "logits no longer pass by themselves, but in a list they do: summed over their "
+                "classes they are one place.",
                 _found(lambda A: A.pow(2).sum(1)),
             ),
             (
-                "logits are refused, but the channels are still not summed: what is compared is every activation, not a map.",
+                "logits are refused, but the channels are still not summed: what is compared is "
+                "every activation, not a map.",
                 _found(lambda A: A.pow(2).flatten(2)),
             ),
             (
@@ -335,20 +316,25 @@ EXERCISES: dict[str, Exercise] = {
                 _found(_channels, whole=True),
             ),
             (
-                "the teacher gets a gradient; it must not learn from its student. Detach its features.",
+                "the teacher gets a gradient; it must not learn from its student. Detach its "
+                "features.",
                 _found(_channels, taught=True),
             ),
         ],
         hints=[
-            "Print the shape of what is normalised, for features and for logits (N, K). What does `zip` walk along in a tensor?",
-            "A row of K numbers, reshaped to (K, 1), and then each made a unit vector of one entry: what can it be?",
-            "What is a map? One number for each place, whatever the number of channels. Does your code ask for places at all?",
+            "Print the shape of what is normalised, for features and for logits (N, K). What does "
+            "`zip` walk along in a tensor?",
+            "A row of K numbers, reshaped to (K, 1), and then each made a unit vector of one "
+            "entry: what can it be?",
+            "What is a map? One number for each place, whatever the number of channels. Does your "
+            "code ask for places at all?",
         ],
     ),
     "attention_loss": Exercise(
         title="write the loss",
-        task="From memory, write `my_own_attention_loss(student, teacher, beta, p)` in the paper's form: β/2 Σ ‖q_S − q_T‖₂ over the "
-        "layers, mean over the images. `student` and `teacher` are lists of (N, C, H, W), with channels of their own. The teacher gets no "
+        task="From memory, write `my_own_attention_loss(student, teacher, beta, p)` in the "
+        "paper's form: β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images. `student` and "
+        "`teacher` are lists of (N, C, H, W), with channels of their own. The teacher gets no "
         "gradient.",
         kind="write",
         difficulty=2,
@@ -372,7 +358,8 @@ EXERCISES: dict[str, Exercise] = {
                 _loss(lambda a, b, p: (a - b).square().sum(1).mean()),
             ),
             (
-                "this is the official code's form, a mean of squares; the paper has the norm itself.",
+                "this is the official code's form, a mean of squares; the paper has the norm "
+                "itself.",
                 _loss(lambda a, b, p: 2 * (a - b).square().mean()),
             ),
             (
@@ -388,11 +375,13 @@ EXERCISES: dict[str, Exercise] = {
                 _loss(lambda a, b, p: _norms(a, b, p) / 2),
             ),
             (
-                "the teacher gets a gradient; it must not learn from its student. Detach its features.",
+                "the teacher gets a gradient; it must not learn from its student. Detach its "
+                "features.",
                 _loss(_norms, taught=True),
             ),
             (
-                "where both maps are equal the gradient is not a number: the slope of the root at 0. `torch.linalg.vector_norm` takes 0.",
+                "where both maps are equal the gradient is not a number: the slope of the root at "
+                "0. `torch.linalg.vector_norm` takes 0.",
                 _loss(lambda a, b, p: (a - b).square().sum(1).sqrt().mean()),
             ),
         ],
@@ -403,8 +392,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "grad_cam": Exercise(
         title="Grad-CAM",
-        task="From memory, write `my_own_grad_cam(A, head, classes)`. `A` (N, C, H, W) are a layer's activations, `head` is the rest "
-        "of the network and turns them into logits (N, K), `classes` (N,) what is asked for. Returns the maps, (N, H, W).",
+        task="From memory, write `my_own_grad_cam(A, head, classes)`. `A` (N, C, H, W) are a "
+        "layer's activations, `head` is the rest of the network and turns them into logits (N, "
+        "K), `classes` (N,) what is asked for. Returns the maps, (N, H, W).",
         kind="write",
         difficulty=3,
         minutes=12,
@@ -417,7 +407,8 @@ EXERCISES: dict[str, Exercise] = {
                 _cam(lambda g: _mean(g.relu())),
             ),
             (
-                "the channels' weights are cut off below 0; channels that speak against the class count too.",
+                "the channels' weights are cut off below 0; channels that speak against the class "
+                "count too.",
                 _cam(lambda g: _mean(g).relu()),
             ),
             (
@@ -425,7 +416,8 @@ EXERCISES: dict[str, Exercise] = {
                 _cam(scores=lambda z: z.softmax(1)),
             ),
             (
-                "the score is a log-probability. Take the logit: a softmax mixes in the other classes.",
+                "the score is a log-probability. Take the logit: a softmax mixes in the other "
+                "classes.",
                 _cam(scores=lambda z: z.log_softmax(1)),
             ),
             ("the ReLU at the end is missing.", _cam(final=lambda m: m)),
@@ -449,14 +441,16 @@ EXERCISES: dict[str, Exercise] = {
         ],
         hints=[
             "`A` has no gradient yet: `A = A.detach().requires_grad_()`.",
-            "`head(A).gather(1, classes[:, None]).sum()` is one number for the whole batch; differentiate it by `A` once.",
-            "Weights: the gradient's mean over (2, 3). Map: the weighted sum over the channels, then a ReLU.",
+            "`head(A).gather(1, classes[:, None]).sum()` is one number for the whole batch; "
+            "differentiate it by `A` once.",
+            "Weights: the gradient's mean over (2, 3). Map: the weighted sum over the channels, "
+            "then a ReLU.",
         ],
     ),
     "guided_relu": Exercise(
         title="a guided ReLU",
-        task="Complete `my_guided_relu(x, gradient)`: what guided backpropagation hands down through a ReLU with input `x`, when "
-        "`gradient` comes from above.",
+        task="Complete `my_guided_relu(x, gradient)`: what guided backpropagation hands down "
+        "through a ReLU with input `x`, when `gradient` comes from above.",
         kind="complete",
         difficulty=1,
         minutes=3,
@@ -468,11 +462,13 @@ EXERCISES: dict[str, Exercise] = {
                 lambda x, gradient: gradient * (x > 0),
             ),
             (
-                "this is the deconvolutional network's rule: it forgets where the input was negative.",
+                "this is the deconvolutional network's rule: it forgets where the input was "
+                "negative.",
                 lambda x, gradient: gradient.relu(),
             ),
             (
-                "the signs of input and gradient must be positive each; their product is not enough.",
+                "the signs of input and gradient must be positive each; their product is not "
+                "enough.",
                 lambda x, gradient: gradient * (x * gradient > 0),
             ),
             ("this is the input, not the gradient.", lambda x, gradient: x.relu() * (gradient > 0)),

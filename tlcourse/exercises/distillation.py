@@ -1,6 +1,4 @@
-"""Exercises of the chapter on knowledge distillation, with the mistakes that papers' code,
-libraries and students have made.
-"""
+"""Exercises of the chapter on knowledge distillation; some mistakes are papers' and libraries'."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,22 +12,22 @@ from tlcourse.methods.distillation import distillation_loss, soft_target_gradien
 
 
 def recorded_targets(teacher_logits: Tensor, index: Tensor, T: float) -> Tensor:
-    """Soft targets (B, K) of a shuffled batch, from logits recorded once for all N images. index:
-    (B,), the batch's positions.
+    """Soft targets (B, K) of a shuffled batch, from logits recorded once for all N images.
+
+    index: (B,), the batch's positions.
     """
     return soften(teacher_logits[index], T)
 
 
 def weight_without_factor(alpha: float, T: float) -> float:
-    """The beta for which (1 − β)·hard + β·soft trains as (1 − α)·hard + α·T²·soft does, but for one
-    overall factor.
-    """
+    """The β for which (1 − β)·hard + β·soft trains as (1 − α)·hard + α·T²·soft, up to a factor."""
     return alpha * T**2 / (1 - alpha + alpha * T**2)
 
 
 def gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """What a loss does to the logits of student and teacher, (2, N, K): two losses that differ by a
-    constant train alike.
+    """What a loss does to the logits of student and teacher, (2, N, K).
+
+    Two losses that differ by a constant train alike.
     """
     z, v = (inputs[name].clone().requires_grad_() for name in ("student_logits", "teacher_logits"))
     found = trainable(
@@ -140,7 +138,8 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
     ),
     ("alpha is the weight of the soft targets; you gave it to the labels.", _swapped),
     (
-        "the soft term is a mean over images and classes. Sum over the classes (kl_div: reduction='batchmean', not 'mean').",
+        "the soft term is a mean over images and classes. Sum over the classes (kl_div: "
+        "reduction='batchmean', not 'mean').",
         _loss(lambda z, v, T: _soft(z, v, T) / z.shape[1]),
     ),
     (
@@ -148,11 +147,13 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
         _loss(lambda z, v, T: _soft(z, v, T) * len(z)),
     ),
     (
-        "student and teacher are exchanged in the soft term: it is −Σ p log q, with the teacher's p.",
+        "student and teacher are exchanged in the soft term: it is −Σ p log q, with the teacher's "
+        "p.",
         _loss(lambda z, v, T: _soft(v, z, T)),
     ),
     (
-        "nothing is learnt from the soft term. Does it compare two networks, with the student's side not detached?",
+        "nothing is learnt from the soft term. Does it compare two networks, with the student's "
+        "side not detached?",
         _silent,
     ),
     (
@@ -197,7 +198,8 @@ def _plain_product(z: Tensor, v: Tensor, T: float) -> Tensor:
 EXERCISES: dict[str, Exercise] = {
     "soften": Exercise(
         title="soften the logits",
-        task="Complete `my_soften(logits, T)`: the probabilities of each row of `logits` (N images, K classes) at temperature `T`.",
+        task="Complete `my_soften(logits, T)`: the probabilities of each row of `logits` (N "
+        "images, K classes) at temperature `T`.",
         kind="complete",
         difficulty=1,
         minutes=3,
@@ -223,7 +225,8 @@ EXERCISES: dict[str, Exercise] = {
                 lambda logits, T: (logits / T).log_softmax(1),
             ),
             (
-                "exp overflows for large logits. Subtract each row's largest first, or let softmax do it.",
+                "exp overflows for large logits. Subtract each row's largest first, or let "
+                "softmax do it.",
                 lambda logits, T: (logits / T).exp() / (logits / T).exp().sum(1, keepdim=True),
             ),
         ],
@@ -235,8 +238,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "find_the_bug": Exercise(
         title="find the bug",
-        task="This loss was found in the wild, and its author wonders why distillation does nothing. Find the bug and repair it. "
-        "Only the gradients are compared, so a loss that differs by a constant is right.",
+        task="This loss was found in the wild, and its author wonders why distillation does "
+        "nothing. Find the bug and repair it. Only the gradients are compared, so a loss that "
+        "differs by a constant is right.",
         kind="repair",
         difficulty=2,
         minutes=8,
@@ -255,8 +259,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "loss": Exercise(
         title="write the loss",
-        task="From memory, write `my_own_loss(student_logits, teacher_logits, labels, T, alpha)`: the loss of this chapter, a mean over "
-        "the batch, from `softmax` and `log_softmax`. KL in place of CE is as good: only the gradients are compared.",
+        task="From memory, write `my_own_loss(student_logits, teacher_logits, labels, T, alpha)`: "
+        "the loss of this chapter, a mean over the batch, from `softmax` and `log_softmax`. KL in "
+        "place of CE is as good: only the gradients are compared.",
         kind="write",
         difficulty=2,
         minutes=10,
@@ -266,14 +271,17 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=LOSS_MISTAKES,
         see=gradients,
         hints=[
-            "(1 − α) times the labels' term plus α·T² times the soft one. Labels: `F.cross_entropy` on the student's plain logits.",
-            "The soft term is −Σ p log q over the classes, then the mean over the images. p belongs to the teacher.",
+            "(1 − α) times the labels' term plus α·T² times the soft one. Labels: "
+            "`F.cross_entropy` on the student's plain logits.",
+            "The soft term is −Σ p log q over the classes, then the mean over the images. p "
+            "belongs to the teacher.",
             "The teacher is a constant: `teacher_logits.detach()`.",
         ],
     ),
     "gradient": Exercise(
         title="its gradient",
-        task="Write `my_gradient(z, v, T)`: the gradient of −Σ p log q by the student's logits z, for each image by itself. No autograd.",
+        task="Write `my_gradient(z, v, T)`: the gradient of −Σ p log q by the student's logits z, "
+        "for each image by itself. No autograd.",
         kind="write",
         difficulty=2,
         minutes=6,
@@ -312,8 +320,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "why_the_factor": Exercise(
         title="why T²",
-        task="A colleague's loss has no T²: (1 − β)·hard + β·soft. Write `my_weight(alpha, T)`: the β that makes it train as ours does "
-        "with α, up to one factor on the whole loss (which Adam, the optimiser of `fit`, does not notice).",
+        task="A colleague's loss has no T²: (1 − β)·hard + β·soft. Write `my_weight(alpha, T)`: "
+        "the β that makes it train as ours does with α, up to one factor on the whole loss (which "
+        "Adam, the optimiser of `fit`, does not notice).",
         kind="write",
         difficulty=3,
         minutes=8,
@@ -321,7 +330,8 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_weight,
         mistakes=[
             (
-                "without T² the same weight says something else: at T = 20 the soft term would be 400 times weaker.",
+                "without T² the same weight says something else: at T = 20 the soft term would be "
+                "400 times weaker.",
                 lambda alpha, T: alpha,
             ),
             (
@@ -345,8 +355,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "recorded": Exercise(
         title="recorded logits and shuffled batches",
-        task="The teacher ran once over all N images, unshuffled. Write `my_targets(teacher_logits, index, T)`: soft targets for a batch "
-        "whose images stood at `index`, (B,) for its B images.",
+        task="The teacher ran once over all N images, unshuffled. Write "
+        "`my_targets(teacher_logits, index, T)`: soft targets for a batch whose images stood at "
+        "`index`, (B,) for its B images.",
         kind="complete",
         difficulty=1,
         minutes=4,

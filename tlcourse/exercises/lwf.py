@@ -1,6 +1,4 @@
-"""Exercises of the chapter on continual learning, with the mistakes of three published libraries
-among the planted ones.
-"""
+"""Exercises of the chapter on continual learning; some mistakes are three libraries'."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +17,9 @@ Start = tuple[Tensor, list[nn.Parameter]]
 
 
 def start_of_lwf(network: Heads, images: Tensor) -> Start:
-    """The recorded responses (N, K) of the old head, and all that the optimizer gets. network: in
-    training mode, with heads old and new.
+    """The recorded responses (N, K) of the old head, and all that the optimizer gets.
+
+    network: in training mode, with heads old and new.
     """
     network.eval()
     with torch.no_grad():
@@ -30,8 +29,9 @@ def start_of_lwf(network: Heads, images: Tensor) -> Start:
 
 
 def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The responses, and for each parameter of a small network with dropout whether it will be
-    trained, as one row of numbers.
+    """The responses, and for each parameter whether it will be trained, as one row of numbers.
+
+    The network is a small one with dropout.
     """
     torch.manual_seed(inputs["seed"])
     trunk = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5))
@@ -154,8 +154,9 @@ def _lost(R: Any, best: Any) -> float:
 EXERCISES: dict[str, Exercise] = {
     "old_loss": Exercise(
         title="the loss that remembers",
-        task="Complete `my_old_loss(logits, recorded, T)`: −Σ y′ log ŷ′ over the classes, mean over the images. y′ is what was recorded, "
-        "ŷ′ what the old head says now, both (N, K) logits softened by `T`.",
+        task="Complete `my_old_loss(logits, recorded, T)`: −Σ y′ log ŷ′ over the classes, mean "
+        "over the images. y′ is what was recorded, ŷ′ what the old head says now, both (N, K) "
+        "logits softened by `T`.",
         kind="complete",
         difficulty=1,
         minutes=4,
@@ -164,17 +165,20 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_old,
         mistakes=[
             (
-                "both softened outputs are the recorded ones, as the slide writes it. Then the network never enters the loss.",
+                "both softened outputs are the recorded ones, as the slide writes it. Then the "
+                "network never enters the loss.",
                 lambda logits, recorded, T: _cross(
                     (recorded / T).softmax(1), (recorded / T).log_softmax(1)
                 ),
             ),
             (
-                "the log of a power of a probability overflows for large logits, as in one library. softmax(z / T) is the same, and safe.",
+                "the log of a power of a probability overflows for large logits, as in one "
+                "library. softmax(z / T) is the same, and safe.",
                 lambda logits, recorded, T: _cross(_power(recorded, T), _power(logits, T).log()),
             ),
             (
-                "now and then are exchanged: the recorded probabilities stand before the logarithm.",
+                "now and then are exchanged: the recorded probabilities stand before the "
+                "logarithm.",
                 lambda logits, recorded, T: response_loss(recorded, logits, T=T),
             ),
             ("T is not used.", lambda logits, recorded, T: response_loss(logits, recorded, T=1)),
@@ -210,8 +214,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "find_the_bug_lwf": Exercise(
         title="find the bugs",
-        task="Two libraries start LwF like this, each with one of two bugs; here are both. `network` has dropout, is in training mode, "
-        "and has the heads old and new. Return the recorded responses of the old head and the list of parameters for the optimizer.",
+        task="Two libraries start LwF like this, each with one of two bugs; here are both. "
+        "`network` has dropout, is in training mode, and has the heads old and new. Return the "
+        "recorded responses of the old head and the list of parameters for the optimizer.",
         kind="repair",
         difficulty=2,
         minutes=8,
@@ -229,7 +234,8 @@ EXERCISES: dict[str, Exercise] = {
                 _start(False, "trunk", "heads.new"),
             ),
             (
-                "dropout was on while the responses were recorded: even an unchanged network would be told that it has changed.",
+                "dropout was on while the responses were recorded: even an unchanged network "
+                "would be told that it has changed.",
                 _start(True, "trunk", "heads"),
             ),
             ("the trunk is left out: that is feature extraction.", _start(False, "heads")),
@@ -242,9 +248,10 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "forgetting": Exercise(
         title="write forgetting",
-        task="Write `my_forgetting(R)`: for each task but the last, its best accuracy before the last task was learnt minus its "
-        "accuracy at the end; then the mean. `R` is a NumPy array (T, T), R[i, j] the accuracy on task j after task i, and NaN for j > i, "
-        "where there is no head yet. T ≥ 2.",
+        task="Write `my_forgetting(R)`: for each task but the last, its best accuracy before the "
+        "last task was learnt minus its accuracy at the end; then the mean. `R` is a NumPy array "
+        "(T, T), R[i, j] the accuracy on task j after task i, and NaN for j > i, where there is "
+        "no head yet. T ≥ 2.",
         kind="write",
         difficulty=2,
         minutes=8,
@@ -253,11 +260,13 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_matrix,
         mistakes=[
             (
-                "the last row is among the candidates for the best, so a task that got better counts as 0, not below.",
+                "the last row is among the candidates for the best, so a task that got better "
+                "counts as 0, not below.",
                 lambda R: _lost(R, lambda R: np.nanmax(R[:, :-1], axis=0)),
             ),
             (
-                "this is accuracy right after learning minus at the end: backward transfer with its sign turned round.",
+                "this is accuracy right after learning minus at the end: backward transfer with "
+                "its sign turned round.",
                 lambda R: -backward_transfer(R),
             ),
             ("this is backward transfer.", lambda R: backward_transfer(R)),
@@ -271,11 +280,13 @@ EXERCISES: dict[str, Exercise] = {
             ),
             ("you take the sum; it is a mean over tasks.", lambda R: forgetting(R) * (len(R) - 1)),
             (
-                "the result is always NaN: an accuracy still to come has entered. Is the last task counted? It has none before the end.",
+                "the result is always NaN: an accuracy still to come has entered. Is the last "
+                "task counted? It has none before the end.",
                 lambda R: float("nan"),
             ),
             (
-                "a maximum over NaN is NaN, and tasks that are still to come have NaN. `np.nanmax` leaves it out.",
+                "a maximum over NaN is NaN, and tasks that are still to come have NaN. "
+                "`np.nanmax` leaves it out.",
                 lambda R: _lost(R, lambda R: R[:-1, :-1].max(0)),
             ),
             (
@@ -290,8 +301,9 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "lwf": Exercise(
         title="the whole loss",
-        task="Write `my_own_lwf_loss(new_logits, labels, old_logits, recorded, weight, T)`: cross-entropy of the new task plus "
-        "`weight` times the loss that remembers. You may call your own `my_old_loss`.",
+        task="Write `my_own_lwf_loss(new_logits, labels, old_logits, recorded, weight, T)`: "
+        "cross-entropy of the new task plus `weight` times the loss that remembers. You may call "
+        "your own `my_old_loss`.",
         kind="write",
         difficulty=1,
         minutes=4,
@@ -314,7 +326,8 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "old_gradient": Exercise(
         title="where it pulls",
-        task="Write `my_pull(z, v, T)`: the gradient of the remembering loss at the old head's logits `z`, with `v` recorded, per image.",
+        task="Write `my_pull(z, v, T)`: the gradient of the remembering loss at the old head's "
+        "logits `z`, with `v` recorded, per image.",
         kind="write",
         difficulty=2,
         minutes=5,
@@ -343,8 +356,8 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "backward_transfer": Exercise(
         title="backward transfer",
-        task="Write `my_backward_transfer(R)`: for each task but the last, the accuracy at the end minus the accuracy right after that "
-        "task was learnt; then the mean.",
+        task="Write `my_backward_transfer(R)`: for each task but the last, the accuracy at the "
+        "end minus the accuracy right after that task was learnt; then the mean.",
         kind="write",
         difficulty=1,
         minutes=4,
@@ -356,7 +369,8 @@ EXERCISES: dict[str, Exercise] = {
                 lambda R: -backward_transfer(R),
             ),
             (
-                "this is forgetting with its sign turned round: it begins at the best, not at the diagonal.",
+                "this is forgetting with its sign turned round: it begins at the best, not at the "
+                "diagonal.",
                 lambda R: -forgetting(R),
             ),
             (

@@ -1,51 +1,39 @@
-"""The lecture's tables, measured: one file per table. `EXPERIMENTS` lists them, `ledger` says what
-they say about the claims.
+"""The lecture's tables, measured: a folder per chapter, a file per table.
+
+`EXPERIMENTS` lists them by name; `ledger` says what they say about the claims.
 """
 
+import pkgutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import inf, nan
+from importlib import import_module
+from math import isfinite, nan
 
-from tlcourse import records
-from tlcourse.claims import Claim, Verdict, judge
+from tlcourse.claims import Claim, Verdict
 from tlcourse.data import is_there
-from tlcourse.experiments.attention import attention
 from tlcourse.experiments.base import Experiment
-from tlcourse.experiments.distillation import distillation
-from tlcourse.experiments.few_labels import few_labels
-from tlcourse.experiments.forgetting import forgetting
-from tlcourse.experiments.looking import looking
-from tlcourse.experiments.lwf_cost import lwf_cost
-from tlcourse.experiments.mnist_table import mnist_table
-from tlcourse.experiments.negative_logits import negative_logits
-from tlcourse.experiments.omitted_digit import omitted_digit
-from tlcourse.experiments.one_teacher import one_teacher
-from tlcourse.experiments.other_task import other_task
-from tlcourse.experiments.task_sequence import task_sequence
-from tlcourse.experiments.two_tasks import two_tasks
+from tlcourse.measure import State, state
 
-_ALL = (
-    distillation,
-    mnist_table,
-    negative_logits,
-    omitted_digit,
-    other_task,
-    attention,
-    one_teacher,
-    few_labels,
-    looking,
-    forgetting,
-    task_sequence,
-    lwf_cost,
-    two_tasks,
-)
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
+CHAPTERS = ["distillation", "attention", "lwf"]  # in the order of the lecture; others come after
+
+
+def _discovered() -> Iterator[Experiment]:
+    """The `EXPERIMENT` of every module here, by chapter and then by name."""
+    found = [module.name for module in pkgutil.walk_packages(__path__, f"{__name__}.")]
+    places = {name: name.removeprefix(f"{__name__}.").split(".") for name in found}
+    order = {folder: i for i, folder in enumerate(CHAPTERS)}
+    for name in sorted(places, key=lambda n: (order.get(places[n][0], len(order)), places[n])):
+        module = import_module(name)
+        if hasattr(module, "EXPERIMENT"):
+            yield module.EXPERIMENT
+
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _discovered()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger: a claim at a scale. status is "current", "stale", "incomplete",
-    "missing" or "damaged".
-    """
+    """One line of the ledger: a claim at a scale. status and verified are those of its record."""
 
     claim: Claim
     experiment: Experiment
@@ -53,25 +41,27 @@ class Entry:
     status: str
     found: Verdict
     problem: str = ""
+    verified: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """What `tlcourse claims --json` prints; the verdict of a record that does not count is its
-        status.
+        """What `tlcourse claims --json` prints; a record that does not count has no verdict.
+
+        Its status stands in the place. Infinite and undefined numbers are None, as JSON has none.
         """
-        numbers = {
-            key: None if value in (inf, -inf) or value != value else value
-            for key, value in asdict(self.found).items()
-        }  # JSON knows neither
         keys = ("id", "sentence", "source", "paper", "unit")
+        found = asdict(self.found)
         return {
             **{key: getattr(self.claim, key) for key in keys},
             "chapter": self.experiment.chapter,
             "kind": self.claim.decide.kind,
-            **{key: numbers[key] for key in ("effect", "low", "high", "seeds")},
+            **{key: found[key] if isfinite(found[key]) else None for key in NUMBERS},
             "verdict": self.found.verdict if self.status == "current" else self.status,
             "scale": self.scale,
             "experiment": self.experiment.name,
         }
+
+
+NUMBERS = ("effect", "low", "high", "seeds")
 
 
 def find(name: str) -> Experiment:
@@ -82,38 +72,27 @@ def find(name: str) -> Experiment:
 
 
 def ledger(name: str | None = None) -> list[Entry]:
-    """The claims of one experiment, or of all, at each scale that bears on them, with their
-    verdicts.
+    """The claims of one experiment, or of all, at each scale that bears on them, with verdicts.
 
     A scale whose data are not on board is left out, unless it has been measured elsewhere.
     """
-    chosen = [find(name)] if name else list(EXPERIMENTS.values())
-    entries = [
-        _entry(claim, e, scale)
-        for e in chosen
-        for claim in e.claims
-        for scale in claim.scales or e.scales
-        if scale != "live"
-    ]
-    return [
-        e
-        for e in entries
-        if e.status != "missing" or is_there(getattr(e.experiment.scales[e.scale], "data", "mnist"))
-    ]
+    entries = []
+    for experiment in [find(name)] if name else EXPERIMENTS.values():
+        states = {s: state(experiment, s) for s in experiment.scales if s != "live"}
+        for claim in experiment.claims:
+            for scale in claim.scales or states:
+                here = is_there(getattr(experiment.scales[scale], "data", "mnist"))
+                if here or states[scale].status != "missing":
+                    entries.append(_entry(claim, experiment, scale, states[scale]))
+    return entries
 
 
-def _entry(claim: Claim, experiment: Experiment, scale: str) -> Entry:
+def _entry(claim: Claim, experiment: Experiment, scale: str, its: State) -> Entry:
     nothing = Verdict("", nan, nan, nan, 0)
+    if its.record is None:
+        return Entry(claim, experiment, scale, its.status, nothing, its.problem)
     try:
-        record = records.read(experiment.name, scale)
-        found = judge(claim, record.rows)
-    except (records.RecordError, LookupError) as error:
-        status = "damaged" if "damaged" in str(error) else "missing"
-        return Entry(claim, experiment, scale, status, nothing, str(error))
-    stale, short = (
-        records.is_stale(record, experiment),
-        record.seeds < experiment.scales[scale].seeds,
-    )
-    return Entry(
-        claim, experiment, scale, "stale" if stale else "incomplete" if short else "current", found
-    )
+        found, verified = its.record.judge(claim), its.record.verified
+    except LookupError as error:
+        return Entry(claim, experiment, scale, "missing", nothing, str(error))
+    return Entry(claim, experiment, scale, its.status, found, verified=verified)

@@ -9,16 +9,16 @@ A large p stresses the strongest responses. The map has one channel, whatever C 
 different width can be compared. Each map is made a unit vector, and the student's maps are pulled
 towards the teacher's, at a few layers j:
 
-.. math:: \mathcal{L} = \mathcal{L}_{ce} + \frac{\beta}{2} \sum_j \lVert q_S^j - q_T^j \rVert_2, \qquad
-    q = vec(F(A)) / \lVert vec(F(A)) \rVert_2
+.. math:: \mathcal{L} = \mathcal{L}_{ce} + \frac{\beta}{2} \sum_j \lVert q_S^j - q_T^j \rVert_2,
+    \qquad q = vec(F(A)) / \lVert vec(F(A)) \rVert_2
 
 Letters: A (C, H, W) activations of one image, p the power, q the unit vector of H·W numbers, β the
 weight, j a pair of layers.
 
-The paper and the lecture write :math:`\lVert\cdot\rVert_p` with the letter p that is also the
-power; it is a 2-norm. The official code computes something else again: β times the *mean of the
-squares* of the differences, without the half (E3). The lecture also exchanges the letters: its S is
-the source, which is the teacher.
+The paper and the lecture write :math:`\lVert\cdot\rVert_p` for the outer norm, with the letter p
+that is also the power; it is a 2-norm. The official code computes something else again: β times the
+*mean of the squares* of the differences, without the half. The lecture's letters T and S are the
+target, which is the student, and the source, which is the teacher.
 
 Zagoruyko and Komodakis 2017, "Paying more attention to attention", section 3.
 """
@@ -31,28 +31,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlcourse.methods._checks import expect
+from tlcourse.methods._checks import (
+    class_labels,
+    expect,
+    expect_floating,
+    expect_same_shape,
+    expect_weight,
+    wide,
+)
 
 Form = Literal["paper", "code"]
 Over = Literal["sum", "max"]
 
 
 def attention_map(A: Tensor, p: float = 2, over: Over = "sum") -> Tensor:
-    r""":math:`\sum_c |A_c|^p`, or the largest :math:`|A_c|^p` over the channels. A: (N, C, H, W).
-    Returns (N, H, W), each >= 0.
+    r""":math:`\sum_c |A_c|^p`, or the largest :math:`|A_c|^p` over the channels.
 
-    Activations may be negative, and an odd power would keep their sign: hence the absolute value.
-    Raises ValueError for another shape, an empty A, p below 1 (its slope at 0 would be infinite),
-    and another word for over. Zagoruyko and Komodakis 2017, section 3.1.
+    A: (N, C, H, W). Returns (N, H, W), each >= 0, float32 or wider. Activations may be negative,
+    and an odd power would keep their sign: hence the absolute value. Raises ValueError for another
+    shape, an empty A, p below 1 (its slope at 0 would be infinite), another word for over, and (on
+    a CPU) an image whose powers are too large or too small for the number format.
+    Zagoruyko and Komodakis 2017, section 3.1.
     """
-    expect(
-        A.ndim == 4 and A.numel() > 0,
-        f"A must have shape (N, C, H, W) and not be empty, got {tuple(A.shape)}",
-    )
-    expect(1 <= p < math.inf, f"p must be a finite number >= 1, got {p}")
-    expect(over in ("sum", "max"), f"over must be 'sum' or 'max', got {over!r}")
-    powers = _wide(A).abs().pow(p)
-    return powers.sum(1) if over == "sum" else powers.amax(1)
+    _expect_features("A", A, 4)
+    _expect_map(p, over)
+    powers = _powers(wide(A), p, over)
+    _expect_in_range(powers, A, p)
+    return powers
 
 
 def attention_transfer_loss(
@@ -64,43 +69,40 @@ def attention_transfer_loss(
     over: Over = "sum",
     form: Form = "paper",
 ) -> Tensor:
-    r"""How far the student's attention maps are from the teacher's, mean over the batch, sum over
-    the pairs of layers.
+    r"""How far the student's attention maps are from the teacher's, summed over pairs of layers.
 
     student_features: one (N, C, H, W) for each pair. teacher_features: the same with channels of
     their own, or maps (N, H, W) that were recorded with `attention_map`; the teacher gets no
     gradient. p and over are those of the map. Where sizes differ the larger map is averaged down to
-    the smaller. form "paper": :math:`\frac\beta2 \sum_j \lVert q_S - q_T \rVert_2`, its distance;
-    "code": :math:`\beta \sum_j` mean of :math:`(q_S - q_T)^2` over batch and places, which for the
-    same β is smaller by about the number of places. Raises ValueError for a beta below 0, unequal
-    numbers of layers or images, maps of one place, which say nothing, and another form. Zagoruyko
-    and Komodakis 2017, equation 2.
+    the smaller. Mean over the batch. form "paper": :math:`\frac\beta2 \sum_j \lVert q_S - q_T
+    \rVert_2`, its distance; "code": :math:`\beta \sum_j` mean of :math:`(q_S - q_T)^2` over batch
+    and places, which for the same β is smaller by about the number of places. Raises ValueError for
+    a beta below 0, unequal numbers of layers or images, maps of one place, which say nothing,
+    recorded maps that are not finite (looked at on a CPU) and another form.
+    Zagoruyko and Komodakis 2017, equation 2.
     """
-    expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
+    expect_weight("beta", beta)
+    _expect_map(p, over)
     expect(form in ("paper", "code"), f"form must be 'paper' or 'code', got {form!r}")
-    maps = [
-        _unit(attention_map(s, p, over), _as_map(t, p, over))
-        for s, t in _pairs(student_features, teacher_features)
-    ]
-    expect(
-        all(q.shape[1] > 1 for q, _ in maps),
-        "maps must have more than one place: as a unit vector a single number is always 1",
-    )
-    return torch.stack([_distance(*pair, form) for pair in maps]).sum() * beta
+    _expect_pairs(student_features, teacher_features)
+    total = []
+    for s, t in zip(student_features, teacher_features):
+        _expect_maps(s, t)
+        a, b = _scaled(s), _scaled(t.detach())
+        maps = _powers(a, p, over), b if b.ndim == 3 else _powers(b, p, over)
+        total.append(_distance(*_unit(*maps), form))
+    return torch.stack(total).sum() * beta
 
 
 def connectors(student_channels: Sequence[int], teacher_channels: Sequence[int]) -> nn.ModuleList:
-    """One layer for each pair that gives a student's features the teacher's number of channels: 1×1
-    convolutions, or nothing to do.
+    """One layer for each pair that gives a student's features the teacher's number of channels.
 
-    They are trained along with the student and thrown away afterwards. Raises ValueError for
-    unequal numbers of layers.
+    They are 1×1 convolutions, or nothing to do; they are trained along with the student and thrown
+    away afterwards. Raises ValueError for unequal numbers of layers.
     """
-    many = len(student_channels), len(teacher_channels)
-    expect(
-        many[0] == many[1] > 0,
-        f"student_channels and teacher_channels must have the same length, got {many[0]} and {many[1]}",
-    )
+    S, T = len(student_channels), len(teacher_channels)
+    names = "student_channels and teacher_channels"
+    expect(S == T > 0, f"{names} must have the same length, got {S} and {T}")
     return nn.ModuleList(
         nn.Identity() if s == t else nn.Conv2d(s, t, 1)
         for s, t in zip(student_channels, teacher_channels)
@@ -111,114 +113,148 @@ def activation_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, beta: float
 ) -> Tensor:
     r"""Full-activation transfer (F-ActT): all channels are matched, not their sum.
-    :math:`\frac\beta2 \sum_j \lVert a_S - a_T \rVert_2`.
 
-    a is vec(A) of one image as a unit vector; mean over the batch. Both sides: one (N, C, H, W) for
-    each pair, with equal channels (see `connectors`); the larger is averaged down to the smaller.
-    The teacher gets no gradient. Raises ValueError for a beta below 0, and shapes that do not fit.
-    The paper names the method and not its formula; this is its equation 2 with A in the place of
-    its map.
+    .. math:: \frac\beta2 \sum_j \lVert a_S - a_T \rVert_2,
+        \qquad a = vec(A) / \lVert vec(A) \rVert_2
+
+    Mean over the batch. Both sides: one (N, C, H, W) for each pair, with equal channels (see
+    `connectors`); the larger is averaged down to the smaller. The teacher gets no gradient. Raises
+    ValueError for a beta below 0, and shapes that do not fit. The paper names the method and not
+    its formula; this is its equation 2 with A in the place of its map.
     """
-    expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
+    expect_weight("beta", beta)
+    _expect_pairs(student_features, teacher_features)
     total = []
-    for s, t in _pairs(student_features, teacher_features):
-        shapes = f"{tuple(s.shape)} and {tuple(t.shape)}"
-        expect(
-            s.ndim == t.ndim == 4 and s.numel() > 0,
-            f"features must have shape (N, C, H, W) and not be empty, got {shapes}",
-        )
-        expect(s.shape[1] == t.shape[1], f"features must have equal channels, got {shapes}")
-        total.append(_distance(*_unit(_wide(s), _wide(t.detach())), "paper"))
+    for s, t in zip(student_features, teacher_features):
+        _expect_equal_channels(s, t)
+        total.append(_distance(*_unit(_scaled(s), _scaled(t.detach())), "paper"))
     return torch.stack(total).sum() * beta
 
 
 def input_gradient(
     model: nn.Module, x: Tensor, labels: Tensor, create_graph: bool = False
 ) -> Tensor:
-    r""":math:`J = \partial \mathcal{L}_{ce} / \partial x`: which pixels the loss hangs on. x: (N,
-    …); labels: (N,). Returns one like x.
+    r""":math:`J = \partial \mathcal{L}_{ce} / \partial x`: which pixels the loss hangs on.
 
-    create_graph: keep what is needed to differentiate J once more, by the weights. The model's own
-    gradients stay untouched. Images of a batch must not see each other: a BatchNorm has to be in
-    eval mode. Zagoruyko and Komodakis 2017, section 3.2.
+    x: (N, …), floating point; labels: (N,) in [0, K). Returns one like x. create_graph: keep what
+    is needed to differentiate J once more, by the weights. The model's own gradients stay
+    untouched. Images of a batch must not see each other: a BatchNorm has to be in eval mode. Raises
+    ValueError for whole numbers as pixels and labels that do not fit.
+    Zagoruyko and Komodakis 2017, section 3.2.
     """
+    expect_floating("x", x)
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        loss = F.cross_entropy(
-            model(x.clone()), labels.clone(), reduction="sum"
-        )  # a model may change its input in place
+        logits = model(x.clone())  # a model may change its input in place
+        y = class_labels(labels, logits).clone()
+        loss = F.cross_entropy(logits, y, reduction="sum")
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 
 
 def gradient_transfer_loss(
     student_gradient: Tensor, teacher_gradient: Tensor, *, beta: float
 ) -> Tensor:
-    r"""Gradient-based attention transfer: :math:`\frac\beta2 \lVert J_S - J_T \rVert_2`, mean over
-    the batch.
+    r"""Gradient-based attention transfer: mean of :math:`\frac\beta2 \lVert J_S - J_T \rVert_2`.
 
     Both (N, …), from `input_gradient`; the student's with create_graph=True. The teacher's gets no
     gradient. Raises ValueError for a beta below 0, and gradients that are empty or differ in shape.
     Zagoruyko and Komodakis 2017, equation 5.
     """
-    expect(0 <= beta < math.inf, f"beta must be a finite number >= 0, got {beta}")
-    same = student_gradient.shape == teacher_gradient.shape
-    expect(
-        student_gradient.numel() > 0 and student_gradient.ndim > 1,
-        f"gradients must be (N, …), got {tuple(student_gradient.shape)}",
-    )
-    expect(
-        same,
-        f"both gradients must have the same shape, got {tuple(student_gradient.shape)} and {tuple(teacher_gradient.shape)}",
-    )
-    return beta * _distance(
-        student_gradient.flatten(1), teacher_gradient.detach().flatten(1), "paper"
-    )
+    expect_weight("beta", beta)
+    expect_same_shape("both gradients", student_gradient, teacher_gradient)
+    shape = tuple(student_gradient.shape)
+    expect(len(shape) > 1 and 0 not in shape, f"gradients must be (N, …), got {shape}")
+    d = (wide(student_gradient) - wide(teacher_gradient.detach())).flatten(1)
+    top = _largest(d)  # the norm of tiny or huge numbers, without their squares
+    return beta / 2 * (torch.linalg.vector_norm(d / top, dim=1) * top[:, 0]).mean()
 
 
-def _pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    expect(
-        not isinstance(student, Tensor) and not isinstance(teacher, Tensor),
-        "give a list of features, one for each pair of layers",
-    )
-    many = len(student), len(teacher)
-    expect(
-        many[0] == many[1] > 0,
-        f"student and teacher must give the same number of layers, got {many[0]} and {many[1]}",
-    )
-    for s, t in zip(student, teacher):
-        expect(
-            len(s) == len(t),
-            f"student and teacher must see the same images, got {len(s)} and {len(t)}",
-        )
-    return list(zip(student, teacher))
+def _largest(A: Tensor) -> Tensor:
+    """The largest magnitude of each image, (N, 1, …), without gradient. Never 0."""
+    top = A.detach().abs().amax(tuple(range(1, A.ndim)), keepdim=True)
+    return top.clamp_min(torch.finfo(A.dtype).tiny)
 
 
-def _wide(A: Tensor) -> Tensor:
-    """Half-precision numbers as float32, since their squares may overflow."""
-    return A.to(torch.promote_types(A.dtype, torch.float32))
+def _scaled(A: Tensor) -> Tensor:
+    """Each image divided by its largest magnitude: powers and squares then stay in range."""
+    A = wide(A)
+    return A / _largest(A)
 
 
-def _as_map(features: Tensor, p: float, over: Over) -> Tensor:
-    """A teacher's map: recorded already, (N, H, W), or still to be computed."""
-    features = features.detach()
-    return _wide(features) if features.ndim == 3 else attention_map(features, p, over)
+def _powers(A: Tensor, p: float, over: Over) -> Tensor:
+    """Of (N, C, H, W) the sum or the largest of |A|^p over the channels."""
+    return _power(A, p).sum(1) if over == "sum" else _power(A.abs().amax(1), p)
 
 
-def _unit(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Two of (N, …, H, W) as unit vectors, the larger averaged down to the smaller. Zeros stay
-    zeros.
+def _power(A: Tensor, p: float) -> Tensor:
+    """|A|^p, by squares as far as they go: torch's own power takes forty times as long."""
+    if p in (1, 2):
+        return A.abs() if p == 1 else A.square()
+    return _power(A.square(), p / 2) if p % 2 == 0 else A.abs().pow(p)
+
+
+def _unit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two of (N, …, H, W) as unit vectors, the larger averaged down to the smaller.
+
+    Zeros stay zeros.
     """
-    h, w = (min(a, b) for a, b in zip(student.shape[-2:], teacher.shape[-2:]))
-    flat = [F.adaptive_avg_pool2d(m, (h, w)).flatten(1) for m in (student, teacher)]
-    return F.normalize(flat[0]), F.normalize(flat[1])
+    h, w = (min(sides) for sides in zip(a.shape[-2:], b.shape[-2:]))
+    a, b = (m if m.shape[-2:] == (h, w) else F.adaptive_avg_pool2d(m, (h, w)) for m in (a, b))
+    return F.normalize(a.flatten(1)), F.normalize(b.flatten(1))
 
 
 def _distance(a: Tensor, b: Tensor, form: Form) -> Tensor:
-    """Of rows (N, D): half the 2-norm of the difference, or the mean of its squares. The norm's
-    slope at 0 is taken as 0.
+    """Of rows (N, D): half the 2-norm of the difference, or the mean of its squares.
+
+    The norm's slope at 0 is taken as 0.
     """
-    return (
-        torch.linalg.vector_norm(a - b, dim=1).mean() / 2
-        if form == "paper"
-        else (a - b).square().mean()
-    )
+    if form == "code":
+        return (a - b).square().mean()
+    return torch.linalg.vector_norm(a - b, dim=1).mean() / 2
+
+
+def _expect_features(name: str, A: Tensor, *dimensions: int) -> None:
+    shape = tuple(A.shape)
+    fits = len(shape) in dimensions and 0 not in shape
+    expect(fits, f"{name} must have shape (N, C, H, W) and not be empty, got {shape}")
+
+
+def _expect_map(p: float, over: Over) -> None:
+    expect(1 <= p < math.inf, f"p must be a finite number >= 1, got {p}")
+    expect(over in ("sum", "max"), f"over must be 'sum' or 'max', got {over!r}")
+
+
+def _expect_in_range(powers: Tensor, A: Tensor, p: float) -> None:
+    """On a CPU only: elsewhere it would have to wait for the device."""
+    if powers.device.type == "cpu":
+        top, kind = powers.amax((1, 2)), powers.dtype
+        vanished = A[top < torch.finfo(kind).tiny].any()
+        fits = not bool(vanished | top.isposinf().any())
+        expect(fits, f"A must be scaled to 1 first: its powers, p = {p}, leave the range of {kind}")
+
+
+def _expect_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    lists = not isinstance(student, Tensor) and not isinstance(teacher, Tensor)
+    expect(lists, "give a list of features, one for each pair of layers")
+    S, T = len(student), len(teacher)
+    expect(S == T > 0, f"student and teacher must give the same number of layers, got {S} and {T}")
+    for s, t in zip(student, teacher):
+        S, T = len(s), len(t)
+        expect(S == T, f"student and teacher must see the same images, got {S} and {T}")
+
+
+def _expect_maps(s: Tensor, t: Tensor) -> None:
+    _expect_features("student features", s, 4)
+    _expect_features("teacher features", t, 4, 3)
+    places = min(s.shape[-2], t.shape[-2]) * min(s.shape[-1], t.shape[-1])
+    expect(places > 1, "maps must have more than one place: a single number as a unit vector is 1")
+    if t.ndim == 3 and t.device.type == "cpu":
+        finite = bool(t.amax((1, 2)).isfinite().all())
+        expect(finite, "recorded maps must be finite: scale features to 1 before they are recorded")
+
+
+def _expect_equal_channels(s: Tensor, t: Tensor) -> None:
+    _expect_features("student features", s, 4)
+    _expect_features("teacher features", t, 4)
+    S, T = tuple(s.shape), tuple(t.shape)
+    expect(S[1] == T[1], f"features must have equal channels, got {S} and {T}")

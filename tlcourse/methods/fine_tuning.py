@@ -13,98 +13,115 @@ Yosinski et al. 2014, "How transferable are features in deep neural networks?"; 
 2018, section 3.2 (rates by layer).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tlcourse.methods._checks import expect
 
 Model = TypeVar("Model", bound=nn.Module)
-BEFORE = "_before_freezing"  # where a frozen module keeps what it was
+
+
+class _Frozen:
+    """What a module was before it was frozen, and its `train` until it is unfrozen."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part, self.training = part, part.training
+        own = part.named_parameters(recurse=False)
+        self.learnt = [name for name, parameter in own if parameter.requires_grad]
+        self.hook = part.register_forward_pre_hook(_in_eval_mode, prepend=True)
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        """Instead of switching over, stay in eval mode."""
+        return self.part
 
 
 def freeze(module: Model) -> Model:
-    """Keep a module's parameters and buffers as they are, whatever train(), an optimizer or
-    deepcopy do. Returns the same module.
+    """Keep parameters and buffers as they are, whatever train(), an optimizer or deepcopy do.
 
-    It then works in eval mode in every forward pass: no dropout, BatchNorm with its running
+    Returns the same module. It then stays in eval mode: no dropout, BatchNorm with its running
     averages. Gradients still flow through it to what lies below. Modules that are frozen already
-    stay so. Undone by `unfreeze`.
+    stay so; one that another module holds as well is frozen there, too. Undone by `unfreeze`.
     """
-    for part in module.modules():
-        if not hasattr(part, BEFORE):
-            own = {
-                name: parameter.requires_grad
-                for name, parameter in part.named_parameters(recurse=False)
-            }
-            setattr(
-                part, BEFORE, (part.training, own, part.register_forward_pre_hook(_in_eval_mode))
-            )
-        for parameter in part.parameters(recurse=False):
-            parameter.requires_grad_(False)
-            parameter.grad = None  # an optimizer moves a weight with a gradient of zero, by momentum and decay, but never one with None
-    return module.eval()
-
-
-def unfreeze(module: Model) -> Model:
-    """Undo `freeze`: the same parameters can be trained as before, and the modes are what they
-    were. Returns the same module.
-    """
-    for part in module.modules():
-        if hasattr(part, BEFORE):
-            part.training, own, hook = getattr(part, BEFORE)
-            hook.remove()
-            delattr(part, BEFORE)
-            for name, parameter in part.named_parameters(recurse=False):
-                parameter.requires_grad_(own[name])
+    new = {part: _Frozen(part) for part in module.modules() if not _frozen(part)}
+    set_modes((part, False) for part in new)
+    for part, frozen in new.items():
+        vars(part)["train"] = frozen
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None  # with a gradient of 0, momentum and weight decay still move it
     return module
 
 
-def replace_head(model: Model, classes: int) -> Model:
-    """Put a new, randomly initialised linear layer for another number of classes where the last one
-    was. Returns the same model.
+def unfreeze(module: Model) -> Model:
+    """Undo `freeze`: the same parameters can be trained as before, and the modes are as they were.
 
-    The last linear layer is the last in the order of `named_modules`; the new one has its input,
-    bias, device and dtype. Raises ValueError for classes below 1 and for a model without a linear
-    layer.
+    Returns the same module.
+    """
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:
+        if frozen := _frozen(part):
+            del vars(part)["train"]
+            frozen.hook.remove()
+            modes[part] = frozen.training
+            for name, parameter in part.named_parameters(recurse=False):
+                parameter.requires_grad_(parameter.requires_grad or name in frozen.learnt)
+    set_modes(modes.items())
+    return module
+
+
+def set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Put each part in training (True) or eval mode, those above first, as `modules()` gives them.
+
+    A part that does something of its own when its mode changes is told, once.
+    """
+    for part, training in modes:
+        if part.training != training:
+            if type(part).train is nn.Module.train:
+                part.training = training  # the parts below have modes of their own
+            else:
+                part.train(training)
+
+
+def replace_head(model: Model, classes: int) -> Model:
+    """Put a new linear layer for another number of classes where the last one was.
+
+    Returns the same model. The last linear layer is the last in the order of `named_modules`; the
+    new one is randomly initialised and has its input, bias, device and dtype. Raises ValueError for
+    classes below 1, a model without a linear layer, one that ends in a convolution, and one with
+    several layers that could be its heads: as many outputs, which no linear layer takes.
     """
     expect(classes >= 1, f"classes must be >= 1, got {classes}")
-    layers = [
-        (name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name
-    ]
-    expect(len(layers) > 0, "the model has no linear layer inside that could be its head")
-    name, old = layers[-1]
-    parent, _, last = name.rpartition(".")
-    new = nn.Linear(
-        old.in_features,
-        classes,
-        bias=old.bias is not None,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    setattr(model.get_submodule(parent), last, new)
+    places = list(model.named_modules(remove_duplicate=False))  # a layer may be at several
+    layers = {part: name for name, part in places if name and isinstance(part, nn.Linear)}
+    _expect_head(layers, model)
+    old = list(layers)[-1]
+    keeps = {"device": old.weight.device, "dtype": old.weight.dtype}
+    new: nn.Module = nn.Linear(old.in_features, classes, old.bias is not None, **keeps)
+    if isinstance(old, nn.LazyLinear):
+        new = nn.LazyLinear(classes, old.bias is not None, **keeps)
+    for name in [name for name, part in places if part is old]:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, new)
     return model
 
 
 def parameter_groups(
     model: nn.Module, lr: float, head_lr: float | None = None, decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: rates by layer, and no weight decay on biases and norms. Only what
-    can be trained is in them, once each.
+    """Groups for an optimizer: rates by layer, and no weight decay on biases and norms.
 
-    Layers are the model's children in order; the last with trainable parameters is the head and
-    learns at head_lr (lr without). The one below it learns at lr, and each further down at `decay`
-    times the rate of the one above. Groups that must not decay carry weight_decay = 0; the others
-    leave it to the optimizer. Raises ValueError for rates that are not > 0, decay outside (0, 1],
-    and a model with nothing to train. Howard and Ruder 2018, section 3.2, used 1/2.6 for decay.
+    Only what can be trained is in them, once each. Layers are the model's children in order; the
+    last with trainable parameters is the head and learns at head_lr (lr without). The one below it
+    learns at lr, and each further down at `decay` times the rate of the one above. Groups that must
+    not decay carry weight_decay = 0; the others leave it to the optimizer. Raises ValueError for
+    rates that are not > 0, decay outside (0, 1], and a model with nothing to train.
+    Howard and Ruder 2018, section 3.2, used 1/2.6 for decay.
     """
-    expect(
-        lr > 0 and (head_lr is None or head_lr > 0),
-        f"lr and head_lr must be > 0, got {lr} and {head_lr}",
-    )
+    rates = f"{lr} and {head_lr}"
+    expect(lr > 0 and (head_lr is None or head_lr > 0), f"lr and head_lr must be > 0, got {rates}")
     expect(0 < decay <= 1, f"decay must be in (0, 1], got {decay}")
     layers = list(_layers(model))
     expect(len(layers) > 0, "the model has nothing to train: all its parameters are frozen")
@@ -121,9 +138,7 @@ def parameter_groups(
 
 
 def _layers(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """The trainable parameters of each child that has some, each parameter once; first those of the
-    model itself.
-    """
+    """The trainable parameters of the model itself, then of each child; each parameter once."""
     seen: set[int] = set()
     for part in (
         model.parameters(recurse=False),
@@ -135,8 +150,23 @@ def _layers(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             yield new
 
 
+def _frozen(part: nn.Module) -> _Frozen | None:
+    found = vars(part).get("train")
+    return found if isinstance(found, _Frozen) else None
+
+
 def _in_eval_mode(module: nn.Module, inputs: Any) -> None:
-    """Runs before every forward pass of a frozen module, since `train()` of a module above would
-    switch it over.
-    """
+    """Runs first in every forward pass of a frozen module, whoever has set its mode by hand."""
     module.training = False
+
+
+def _expect_head(layers: dict[nn.Linear, str], model: nn.Module) -> None:
+    expect(len(layers) > 0, "the model has no linear layer inside that could be its head")
+    head = list(layers)[-1]
+    weights = [part for part in model.modules() if isinstance(part, nn.Linear | _ConvNd)]
+    ends = type(weights[-1]).__name__
+    expect(weights[-1] is head, f"the model must end in a linear layer, and it ends in a {ends}")
+    out = head.out_features
+    twins = [name for layer, name in layers.items() if layer.out_features == out]
+    alone = len(twins) == 1 or any(layer.in_features == out for layer in layers)
+    expect(alone, f"the model must have one head, and each of {', '.join(twins)} could be one")

@@ -1,49 +1,64 @@
-"""Run a notebook from a fresh kernel and save it as it is committed: executed, and without what
-only a live kernel can show.
-"""
+"""Notebooks as files: read, run from a fresh kernel, and saved as they are committed."""
 
+from itertools import count
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from tlcourse.methods._checks import expect
+from tlcourse.publish import write
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 
 
+def read(path: Path) -> tuple[NotebookNode, bytes]:
+    """A notebook, and the bytes that it was read from. Raises ValueError for anything else."""
+    expect(path.suffix == ".ipynb" and path.is_file(), f"there is no notebook {path}")
+    content = path.read_bytes()
+    try:
+        return nbformat.reads(content.decode("utf-8-sig"), as_version=4), content
+    except Exception as error:
+        raise ValueError(f"{path} is no notebook: {error}") from None
+
+
 def execute(path: Path) -> None:
     """Run all cells and write the notebook back, all of it or nothing.
 
-    Raises ValueError if there is no such notebook, and nbclient's CellExecutionError when a cell
-    fails; the file is then as it was.
+    Raises ValueError if there is no such notebook, and RuntimeError when a cell fails, or when the
+    file has changed meanwhile: it is then left as it is, and what ran is written beside it.
     """
-    expect(path.suffix == ".ipynb" and path.is_file(), f"there is no notebook {path}")
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    notebook, before = read(path)
+    place = {"metadata": {"path": str(path.parent)}}
+    try:
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+    except CellExecutionError as error:
+        raise RuntimeError(f"{path}: a cell fails, {error.ename}: {error.evalue}") from error
     settle(notebook)
-    draft = path.with_name(f".{path.name}.draft")
-    nbformat.write(notebook, draft)
-    draft.replace(path)
+    after = nbformat.writes(notebook).rstrip("\n").encode() + b"\n"
+    if path.is_file() and path.read_bytes() == before:
+        return write({path: after})
+    names = (path.with_name(f"{path.stem}.executed-{i}.ipynb") for i in count(1))
+    beside = next(name for name in names if not name.exists())
+    write({beside: after})
+    raise RuntimeError(f"{path} was changed while it ran, and is kept so; what ran is in {beside}")
+
+
+def was_run(cell: NotebookNode) -> bool:
+    """Whether a cell shows what it does: code was run, or is never run (blank, skip-execution)."""
+    skipped = not cell.source.strip() or "skip-execution" in cell.metadata.get("tags", [])
+    return cell.cell_type != "code" or skipped or bool(cell.execution_count)
 
 
 def settle(notebook: NotebookNode) -> None:
-    """Drop what a saved notebook cannot show: progress bars and other views that need a kernel, and
-    the times of execution.
-    """
+    """Drop what a saved notebook cannot show: views that need a kernel, and times of execution."""
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
-    lasting = {name for name, state in states.items() if state["model_module"] == "anywidget"}
-    layouts = {
-        states[name].get("state", {}).get("layout", "").removeprefix("IPY_MODEL_")
-        for name in lasting
-    }
+    lasting = {name for name, state in states.items() if state.get("model_module") == "anywidget"}
+    inner = [states[name].get("state", {}) for name in lasting]
+    layouts = {str(state.get("layout")).removeprefix("IPY_MODEL_") for state in inner}
     for name in states.keys() - lasting - layouts:
         del states[name]
     for cell in notebook.cells:

@@ -1,70 +1,141 @@
-"""One chapter as a page that anybody can open: its widgets live in the browser, its mathematics are
-drawn without a network.
-"""
+"""One chapter as a page that anybody can open: widgets and mathematics live in the browser."""
 
+import json
+import mimetypes
+import os
 import re
-import shutil
+import sys
+from base64 import b64encode
+from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
-import nbformat
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import InvalidNotebook
 from nbformat import NotebookNode
 
 from tlcourse.methods._checks import expect
+from tlcourse.publish import write
+from tlcourse.publish.notebooks import STATE, read, was_run
 
 HERE = Path(__file__).parent
 MATHJAX = HERE / "vendor" / "mathjax"
 
 
 def write_page(notebook: Path, target: Path) -> Path:
-    """Write a notebook as it was saved to an HTML page, with MathJax in `TARGET_files` beside it.
-    Returns the page's path.
+    """Write a notebook as it was saved to an HTML page, pictures included. Returns its path.
 
-    Raises ValueError if there is no such notebook, if it was never run, or if the target is not an
-    .html file in an existing folder.
+    MathJax lies in `TARGET_files` beside it. Raises ValueError if there is no such notebook, if it
+    was never run, if it shows a picture that is not there, if the target is not an .html file in an
+    existing folder, or if something else lies where MathJax should.
     """
-    expect(notebook.suffix == ".ipynb" and notebook.is_file(), f"there is no notebook {notebook}")
+    book, _ = read(notebook)
+    good = target.suffix == ".html" and target.parent.is_dir() and not target.is_dir()
+    expect(good, f"the page must be an .html file in an existing folder, got {target}")
     expect(
-        target.suffix == ".html" and target.parent.is_dir(),
-        f"the page must be an .html file in an existing folder, got {target}",
-    )
-    content = nbformat.read(notebook, as_version=4)
-    code = [cell for cell in content.cells if cell.cell_type == "code"]
-    expect(
-        all(cell.execution_count for cell in code),
+        all(map(was_run, book.cells)),
         f"{notebook.name} has cells that were never run; run `tlcourse execute {notebook}` first",
     )
     files = target.with_name(f"{target.stem}_files")
-    page = render(content, mathjax=f"{files.name}/tex-svg-full.js")
-    files.mkdir(exist_ok=True)
-    for file in ("tex-svg-full.js", "LICENSE"):
-        shutil.copyfile(MATHJAX / file, files / file)
-    draft = target.with_name(f".{target.name}.draft")
-    draft.write_text(page, encoding="utf-8")
-    return draft.replace(target)
+    ours = {files / n: (MATHJAX / n).read_bytes() for n in ("tex-svg-full.js", "LICENSE")}
+    expect(files.is_dir() or not os.path.lexists(files), f"{files} is there and is no folder")
+    for path, content in ours.items():
+        same = path.is_file() and path.read_bytes() == content
+        expect(same or not os.path.lexists(path), f"{path} is there and not of this page: move it")
+    page = with_pictures(render(book, f"{quote(files.name)}/tex-svg-full.js"), notebook.parent)
+    write({**ours, target: page.encode()})
+    return target
 
 
 def render(notebook: NotebookNode, mathjax: str) -> str:
-    """A notebook as HTML; mathjax is the address of its file. Where JupyterLab hides a cell's
-    source, only its output is shown.
+    """A notebook as HTML; mathjax is the address of its file. Raises ValueError.
+
+    Where JupyterLab hides a cell's source, only its output is shown.
     """
     for cell in notebook.cells:
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata["transient"] = {"remove_source": True}
+        _attach(cell)
+    _mend(notebook)
     notebook.metadata["title"] = _title(notebook)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(HERE / "templates")])
-    parts = {
-        name: (HERE / "static" / file).read_text()
-        for name, file in (("host", "host.js"), ("style", "page.css"))
+    resources = {
+        "mathjax": mathjax,
+        "host": (HERE / "static" / "host.js").read_text(encoding="utf-8"),
+        "style": (HERE / "static" / "page.css").read_text(encoding="utf-8"),
     }
-    body, _ = exporter.from_notebook_node(notebook, resources={"mathjax": mathjax, **parts})
-    return str(body)
+    try:
+        return str(exporter.from_notebook_node(notebook, resources=resources)[0])
+    except InvalidNotebook as error:
+        raise ValueError(f"the notebook shows a picture that it does not hold: {error}") from None
+
+
+class _Shown(HTMLParser):
+    """The tags of a page that show files of a folder, each with its files inside."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.tags: dict[str, str] = {}
+        self.missing: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Called for each start tag outside of scripts and comments."""
+        if tag in ("img", "source", "video", "audio"):
+            now = [(k, self._inside(v) if v and k in ("src", "poster") else v) for k, v in attrs]
+            words = "".join(f' {key}="{escape(value or "")}"' for key, value in now)
+            if now != attrs:
+                self.tags[self.get_starttag_text() or ""] = f"<{tag}{words}>"
+
+    def _inside(self, address: str) -> str:
+        """A data: address where a file is meant, anything else as it is."""
+        url = urlsplit(address)
+        if url.netloc or url.scheme not in ("", "file", "attachment"):
+            return address
+        names = (unquote(url.path), address, unquote(url.path).lstrip("/"))
+        file = next((self.folder / n for n in names if (self.folder / n).is_file()), None)
+        if file is None:
+            self.missing.append(address)
+            return address
+        kind = mimetypes.guess_type(file.name, strict=False)[0] or "application/octet-stream"
+        return f"data:{kind};base64,{b64encode(file.read_bytes()).decode()}"
+
+
+def with_pictures(page: str, folder: Path) -> str:
+    """A page, and inside it the files that it shows. Raises ValueError if one is not there."""
+    shown = _Shown(folder)
+    shown.feed(page)
+    missing = ", ".join(shown.missing)
+    expect(not missing, f"the notebook shows what is not in {folder}: {missing}")
+    for tag, whole in shown.tags.items():
+        page = page.replace(tag, whole)
+    return page
+
+
+def _attach(cell: NotebookNode) -> None:
+    """Put the pictures that a cell holds where it shows them, however their names are written."""
+    for name, by_kind in sorted(cell.get("attachments", {}).items(), reverse=True):
+        kind, content = next(iter(by_kind.items()))
+        for written in (name, quote(name)):
+            inside = f"data:{kind};base64,{''.join(content.split())}"
+            cell.source = cell.source.replace(f"attachment:{written}", inside)
+
+
+def _mend(notebook: NotebookNode) -> None:
+    """Numbers that JSON has no word for become null, and their widgets say so."""
+    states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    for saved in states.values():
+        try:
+            json.dumps(saved, allow_nan=False)
+        except ValueError:
+            name = str(saved.get("state", {}).get("_anywidget_id", "widget")).split(".")[-1]
+            saved |= json.loads(json.dumps(saved), parse_constant=lambda word: None)
+            saved["fault"] = f"the state of this {name} holds a number that is not finite"
+            print(f"note: {saved['fault']}; the page says so in its place", file=sys.stderr)
 
 
 def _title(notebook: NotebookNode) -> str:
-    headings = re.findall(
-        r"^# (.+)$",
-        "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"),
-        re.MULTILINE,
-    )
-    return headings[0] if headings else "tlcourse"
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    heading = re.search(r"^# (.+)$", "\n".join(sources), re.MULTILINE)
+    return heading[1] if heading else "tlcourse"

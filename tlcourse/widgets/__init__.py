@@ -1,6 +1,4 @@
-"""Widgets that draw and compute in the browser, so that they answer within a frame and live on in a
-saved page.
-"""
+"""Widgets that draw and compute in the browser: they live on in a saved page."""
 
 from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget

@@ -1,6 +1,5 @@
 """Where networks look: attention maps over pictures, with the power p under a slider."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,16 +7,15 @@ import numpy as np
 import traitlets
 
 from tlcourse.methods._checks import expect
-from tlcourse.widgets._base import CourseWidget, module
+from tlcourse.widgets._base import CourseWidget, Number, Position, array, module
 
-LOWEST, HIGHEST = 1.0, 8.0
 ATTENTION = "attention"
 
 
 class AttentionWidget(CourseWidget):
-    """Maps Σ|A|^p of up to three networks over pictures, summed in the browser as p moves; with one
-    network also maps that are given.
+    """Maps Σ|A|^p of up to three networks over pictures, summed in the browser as p moves.
 
+    With one network also maps that are given.
     pictures: uint8 (M, C, H, W), C = 1 or 3, at most 256 × 256; features: name of a network to
     layer to activations (M, K, h, w), at most 32 × 32, the same layers in each; maps: what was
     asked to (M, h, w) >= 0, such as Grad-CAM by class; names: M words for the pictures. Activations
@@ -28,9 +26,9 @@ class AttentionWidget(CourseWidget):
     """
 
     _esm = module("attention")
-    p = traitlets.Float(2.0).tag(sync=True)
-    strength = traitlets.Float(0.6).tag(sync=True)
-    picture = traitlets.Int(0).tag(sync=True)
+    p = Number(2.0, 1.0, 8.0).tag(sync=True)
+    strength = Number(0.6, 0.0, 1.0).tag(sync=True)
+    picture = Position(0).tag(sync=True)
     layer = traitlets.Unicode().tag(sync=True)
     shown = traitlets.Unicode(ATTENTION).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -52,19 +50,15 @@ class AttentionWidget(CourseWidget):
         layer: str | None = None,
         **state: Any,
     ) -> None:
-        pixels, maps = np.asarray(pictures), maps or {}
+        pixels, maps = array(pictures), maps or {}
         many = len(pixels)
         right = pixels.ndim == 4 and pixels.size > 0 and pixels.shape[1] in (1, 3)
         expect(right, f"pictures must have shape (M, C, H, W) with C = 1 or 3, got {pixels.shape}")
         expect(pixels.dtype == np.uint8, f"pictures must be uint8, got {pixels.dtype}")
-        expect(
-            max(pixels.shape[2:]) <= 256,
-            f"pictures must be at most 256 by 256, got {pixels.shape[2:]}",
-        )
-        expect(
-            1 <= len(features) <= 3,
-            f"features must be of one to three networks, got {len(features)}",
-        )
+        size = pixels.shape[2:]
+        expect(max(size) <= 256, f"pictures must be at most 256 by 256, got {size}")
+        networks = len(features)
+        expect(1 <= networks <= 3, f"features must be of one to three networks, got {networks}")
         layers = list(next(iter(features.values())))
         expect(len(layers) > 0, "features must hold at least one layer")
         for network, by_layer in features.items():
@@ -77,7 +71,7 @@ class AttentionWidget(CourseWidget):
         words = [f"picture {i + 1}" for i in range(many)] if names is None else list(names)
         expect(len(words) == many, f"names must be {many} words, got {len(words)}")
         tables = {
-            f"features of {network!r} at {name!r}": np.asarray(A)
+            f"features of {network!r} at {name!r}": array(A)
             for network, by in features.items()
             for name, A in by.items()
         }
@@ -85,12 +79,12 @@ class AttentionWidget(CourseWidget):
         for what, table in tables.items():
             _check(what, table, many)
         for name in layers:
-            sizes = {np.asarray(by_layer[name]).shape[2:] for by_layer in features.values()}
+            sizes = {array(by_layer[name]).shape[2:] for by_layer in features.values()}
             expect(
                 len(sizes) == 1,
                 f"maps of {name!r} must be of one size in all networks, got {sorted(sizes)}",
             )
-        self._many, self._layers, self._shown = many, layers, [ATTENTION, *maps]
+        self.many, self._known = many, {"layer": layers, "shown": [ATTENTION, *maps]}
         super().__init__(
             layer=layers[-1] if layer is None else layer,
             names=words,
@@ -103,65 +97,32 @@ class AttentionWidget(CourseWidget):
             **state,
         )
 
-    @traitlets.validate("p")
-    def _a_power(self, proposal: Any) -> float:
-        return _within("p", proposal["value"], LOWEST, HIGHEST)
-
-    @traitlets.validate("strength")
-    def _a_share(self, proposal: Any) -> float:
-        return _within("strength", proposal["value"], 0.0, 1.0)
-
-    @traitlets.validate("picture")
-    def _there(self, proposal: Any) -> int:
-        picture = int(proposal["value"])
-        expect(0 <= picture < self._many, f"picture must be in [0, {self._many}), got {picture}")
-        return picture
-
-    @traitlets.validate("layer")
-    def _a_layer(self, proposal: Any) -> str:
-        expect(
-            proposal["value"] in self._layers,
-            f"layer must be one of {', '.join(self._layers)}, got {proposal['value']!r}",
-        )
-        return str(proposal["value"])
-
-    @traitlets.validate("shown")
-    def _a_map(self, proposal: Any) -> str:
-        expect(
-            proposal["value"] in self._shown,
-            f"shown must be one of {', '.join(self._shown)}, got {proposal['value']!r}",
-        )
-        return str(proposal["value"])
+    @traitlets.validate("layer", "shown")
+    def _one_of(self, proposal: Any) -> str:
+        name, value = proposal["trait"].name, proposal["value"]
+        known = self._known[name]
+        expect(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
+        return str(value)
 
 
 def in_bytes(A: np.ndarray) -> np.ndarray:
-    """|A| in 255 steps of the largest of each picture. A: (M, K, h, w). Returns uint8 of the same
-    shape; all zeros stay zeros.
+    """|A| in 255 steps of the largest of each picture; all zeros stay zeros.
+
+    A: (M, K, h, w). Returns uint8 of the same shape.
     """
-    size = np.abs(A).astype(np.float64)
+    size = np.abs(A.astype(np.float64))
     largest = size.max(axis=(1, 2, 3), keepdims=True)
-    return np.rint(255 * size / np.where(largest > 0, largest, 1)).astype(np.uint8)
+    return np.rint(255 * (size / np.where(largest > 0, largest, 1))).astype(np.uint8)
 
 
 def _as_one_channel(values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    return array[:, None] if array.ndim == 3 else array[:0]
+    table = array(values)
+    return table[:, None] if table.ndim == 3 else table[:0]
 
 
 def _check(what: str, table: np.ndarray, many: int) -> None:
+    wanted = f"of all {many} pictures, (M, K, h, w) or a map (M, h, w)"
     right = table.ndim == 4 and len(table) == many and table.size > 0
-    expect(
-        right,
-        f"{what} must be of all {many} pictures, (M, K, h, w) or a map (M, h, w), got {table.shape}",
-    )
+    expect(right, f"{what} must be {wanted}, got {table.shape}")
     expect(max(table.shape[2:]) <= 32, f"{what} must be at most 32 by 32, got {table.shape[2:]}")
     expect(bool(np.isfinite(table).all()), f"{what} must be finite")
-
-
-def _within(name: str, value: Any, low: float, high: float) -> float:
-    number = float(value)
-    expect(
-        math.isfinite(number) and low <= number <= high,
-        f"{name} must be a number in [{low:g}, {high:g}], got {number}",
-    )
-    return number

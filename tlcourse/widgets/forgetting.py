@@ -1,19 +1,20 @@
 """What several ways of learning remember while one task is learnt after the other."""
 
 from collections.abc import Mapping, Sequence
+from math import isclose
 from typing import Any
 
 import numpy as np
 import traitlets
 
 from tlcourse.methods._checks import expect
-from tlcourse.widgets._base import CourseWidget, floats, module
+from tlcourse.widgets._base import CourseWidget, Number, array, floats, module, number
 
 
 class ForgettingWidget(CourseWidget):
-    """Accuracy on every task along training: one panel a task, one line a way, and a slider for the
-    weight of one of them.
+    """Accuracy on every task along training: one panel a task, one line a way of learning.
 
+    A slider moves the weight of one of them.
     tasks: J names in the order they are learnt; starts: J positions, rising from 0, at which the
     learning of each begins; by_weight: weight to (P, J) accuracies in percent at P positions, NaN
     before a task is learnt; others: name to (P, J), up to three ways without a slider. name: of the
@@ -24,11 +25,11 @@ class ForgettingWidget(CourseWidget):
     """
 
     _esm = module("forgetting")
-    weight = traitlets.Float().tag(sync=True)
+    weight = Number().tag(sync=True)
     shown = traitlets.List(traitlets.Unicode()).tag(sync=True)
     tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    weights = traitlets.List(traitlets.Float()).tag(sync=True)
+    weights = traitlets.List(Number()).tag(sync=True)
     starts = traitlets.List(traitlets.Int()).tag(sync=True)
     accuracy = traitlets.Bytes(b"").tag(sync=True)
 
@@ -48,47 +49,47 @@ class ForgettingWidget(CourseWidget):
             len(others) <= 3 and name not in others,
             f"others must be up to three ways, none of them {name!r}, got {', '.join(others)}",
         )
-        weights = sorted(float(w) for w in by_weight)
-        lines = [np.asarray(by_weight[w], dtype=np.float64) for w in sorted(by_weight)]
-        lines += [np.asarray(line, dtype=np.float64) for line in others.values()]
-        P = len(lines[0])
+        grid = {number("each weight of by_weight", w): line for w, line in by_weight.items()}
+        weights = sorted(grid)
+        given = [*(grid[w] for w in weights), *others.values()]
+        lines = [array(line).astype(np.float64) for line in given]
+        P = len(np.atleast_1d(lines[0]))
         for which, line in zip([*(f"{name} at {w:g}" for w in weights), *others], lines):
             expect(
                 line.shape == (P, len(tasks)),
                 f"accuracies of {which!r} must have shape ({P}, {len(tasks)}), got {line.shape}",
             )
-        begin = [int(start) for start in starts]
-        rising = (
-            len(begin) == len(tasks)
-            and begin[0] == 0
-            and all(a < b for a, b in zip(begin, [*begin[1:], P]))
-        )
+        begin = array(starts)
+        rising = begin.shape == (len(tasks),) and begin.dtype.kind in "iu" and begin[0] == 0
         expect(
-            rising,
-            f"starts must be {len(tasks)} positions rising from 0 and below {P}, got {begin}",
+            rising and bool((np.diff([*begin, P]) > 0).all()),
+            f"starts must be {len(tasks)} positions rising from 0 and below {P}, "
+            f"got {begin.tolist()}",
         )
         for line in lines:
-            there = np.arange(P)[:, None] >= np.asarray(begin)
-            inside = bool(
-                ((line >= 0) & (line <= 100))[there].all() and np.isnan(line[~there]).all()
+            there = np.arange(P)[:, None] >= begin
+            inside = ((line >= 0) & (line <= 100))[there].all() and np.isnan(line[~there]).all()
+            expect(
+                bool(inside),
+                "accuracies must be in [0, 100] from a task's start on, and NaN before",
             )
-            expect(inside, "accuracies must be in [0, 100] from a task's start on, and NaN before")
         self._grid = weights
         super().__init__(
-            weight=weights[len(weights) // 2] if weight is None else float(weight),
+            weight=weights[len(weights) // 2] if weight is None else weight,
             shown=[name, *others],
             tasks=list(tasks),
             names=[name, *others],
             weights=weights,
-            starts=begin,
+            starts=begin.tolist(),
             accuracy=floats(np.stack(lines)),
         )
 
     @traitlets.validate("weight")
     def _on_the_grid(self, proposal: Any) -> float:
-        weight = float(proposal["value"])
+        weight = min(self._grid, key=lambda w: abs(w - proposal["value"]))
+        grid = ", ".join(f"{w:g}" for w in self._grid)
         expect(
-            weight in self._grid,
-            f"weight must be one of {', '.join(f'{w:g}' for w in self._grid)}, got {weight:g}",
+            isclose(weight, proposal["value"], rel_tol=1e-6),
+            f"weight must be one of {grid}, got {proposal['value']:g}",
         )
         return weight

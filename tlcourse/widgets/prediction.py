@@ -1,17 +1,16 @@
 """Predict first, then look: a question whose answer was measured."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import traitlets
 
 from tlcourse.methods._checks import expect
-from tlcourse.widgets._base import CourseWidget, module
+from tlcourse.widgets._base import CourseWidget, Flag, Number, Whole, array, module, number
 
 
 class PredictionWidget(CourseWidget):
-    """A question, the learner's answer, reason and confidence; then the measured value beside it,
-    and one sentence why.
+    """A question, the learner's answer and reason; then the measured value, and why in a sentence.
 
     With `choices`, answer is one of them. Without, answer is a number, measured with an interval
     (low, high), in `unit`. What the learner does is in `choice` or `number` (None until set),
@@ -26,14 +25,14 @@ class PredictionWidget(CourseWidget):
     choices = traitlets.List(traitlets.Unicode()).tag(sync=True)
     unit = traitlets.Unicode().tag(sync=True)
     answer = traitlets.Unicode().tag(sync=True)
-    low = traitlets.Float().tag(sync=True)
-    high = traitlets.Float().tag(sync=True)
+    low = Number().tag(sync=True)
+    high = Number().tag(sync=True)
     why = traitlets.Unicode().tag(sync=True)
     choice = traitlets.Unicode("").tag(sync=True)
-    number = traitlets.Float(None, allow_none=True).tag(sync=True)
+    number = Number(None, allow_none=True).tag(sync=True)
     because = traitlets.Unicode("").tag(sync=True)
-    sure = traitlets.Int(50, min=0, max=100).tag(sync=True)
-    revealed = traitlets.Bool(False).tag(sync=True)
+    sure = Whole(50, min=0, max=100).tag(sync=True)
+    revealed = Flag(False).tag(sync=True)
     surprise = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
@@ -56,14 +55,13 @@ class PredictionWidget(CourseWidget):
             )
             expect(answer in choices, f"answer must be one of {list(choices)}, got {answer!r}")
         else:
+            answer = number("answer", answer)
+            ends = array((answer, answer) if interval is None else interval)
+            expect(ends.shape == (2,), f"interval must be two numbers, got {interval!r}")
+            low, high = (number("an end of interval", end) for end in ends)
             expect(
-                isinstance(answer, int | float) and math.isfinite(answer),
-                f"answer must be a finite number, got {answer!r}",
-            )
-            low, high = interval or (float(answer), float(answer))
-            expect(
-                low <= float(answer) <= high,
-                f"interval must hold the answer {answer}, got {low} to {high}",
+                low <= answer <= high,
+                f"interval must hold the answer {answer:g}, got {low:g} to {high:g}",
             )
         text = answer if isinstance(answer, str) else _plain(answer)
         super().__init__(
@@ -78,5 +76,8 @@ class PredictionWidget(CourseWidget):
 
 
 def _plain(number: float) -> str:
-    """Three digits, as one would say it: 67.8, not 67.83333."""
-    return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
+    """Three digits, as one would say it: 67.8, not 67.83333; 1000, not 1e+03; 0.00002, not 2e-5."""
+    if abs(number) >= 999.5:
+        return f"{number:.0f}"
+    three = float(f"{number:.3g}") + 0.0  # never -0
+    return np.format_float_positional(three, trim="-") if abs(three) >= 1e-6 else f"{three:g}"

@@ -1,6 +1,5 @@
 """A slider for the temperature: what teacher and students then think of a real image."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,14 +7,11 @@ import numpy as np
 import traitlets
 
 from tlcourse.methods._checks import expect
-from tlcourse.widgets._base import CourseWidget, floats, module
-
-LOWEST, HIGHEST = 0.1, 20.0
+from tlcourse.widgets._base import CourseWidget, Flag, Number, Position, array, floats, module
 
 
 class TemperatureWidget(CourseWidget):
-    """Softened probabilities of up to four networks for chosen images, redrawn in the browser as T
-    moves.
+    """Softened probabilities of up to four networks for chosen images, redrawn as T moves.
 
     pixels: uint8 (M, H, W) or (M, 1, H, W), at most 128 × 128; logits: name to (M, K) finite
     numbers, the teacher first; labels: M numbers in [0, K); classes: K names ("0" … without). T in
@@ -27,9 +23,9 @@ class TemperatureWidget(CourseWidget):
     """
 
     _esm = module("temperature")
-    T = traitlets.Float(1.0).tag(sync=True)
-    image = traitlets.Int(0).tag(sync=True)
-    log = traitlets.Bool(False).tag(sync=True)
+    T = Number(1.0, 0.1, 20.0).tag(sync=True)
+    image = Position(0).tag(sync=True)
+    log = Flag(False).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     labels = traitlets.List(traitlets.Int()).tag(sync=True)
@@ -48,11 +44,11 @@ class TemperatureWidget(CourseWidget):
         image: int = 0,
         log: bool = False,
     ) -> None:
-        shown = np.asarray(pixels)
-        shown = shown[:, 0] if shown.ndim == 4 and shown.shape[1] == 1 else shown
+        given = array(pixels)
+        shown = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
         expect(
             shown.ndim == 3 and shown.size > 0,
-            f"pixels must have shape (M, H, W) or (M, 1, H, W), got {np.asarray(pixels).shape}",
+            f"pixels must have shape (M, H, W) or (M, 1, H, W), got {given.shape}",
         )
         expect(shown.dtype == np.uint8, f"pixels must be uint8, got {shown.dtype}")
         expect(
@@ -60,7 +56,8 @@ class TemperatureWidget(CourseWidget):
             f"pixels must be at most 128 by 128 per image, got {shown.shape[1:]}",
         )
         expect(1 <= len(logits) <= 4, f"logits must be of one to four networks, got {len(logits)}")
-        tables = {name: np.asarray(table, dtype=np.float64) for name, table in logits.items()}
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            tables = {name: array(table).astype("<f4") for name, table in logits.items()}
         K = next(iter(tables.values())).shape[-1] if classes is None else len(classes)
         for name, table in tables.items():
             expect(
@@ -68,33 +65,19 @@ class TemperatureWidget(CourseWidget):
                 f"logits of {name!r} must have shape ({len(shown)}, {K}), got {table.shape}",
             )
             expect(bool(np.isfinite(table).all()), f"logits of {name!r} must be finite")
-        numbers = [int(label) for label in labels]
-        fits = len(numbers) == len(shown) and all(0 <= label < K for label in numbers)
-        expect(fits, f"labels must be {len(shown)} numbers in [0, {K}), got {numbers}")
-        self._many = len(shown)
+        numbers = array(labels)
+        fits = numbers.shape == shown.shape[:1] and numbers.dtype.kind in "iu"
+        fits = fits and bool(((numbers >= 0) & (numbers < K)).all())
+        expect(fits, f"labels must be {len(shown)} numbers in [0, {K}), got {numbers.tolist()}")
+        self.many = len(shown)
         super().__init__(
             T=T,
             image=image,
             log=log,
             names=list(tables),
             classes=[str(k) for k in range(K)] if classes is None else list(classes),
-            labels=numbers,
+            labels=numbers.tolist(),
             size=list(shown.shape[1:]),
             logits=floats(np.stack(list(tables.values()))),
             pixels=np.ascontiguousarray(shown).tobytes(),
         )
-
-    @traitlets.validate("T")
-    def _in_range(self, proposal: Any) -> float:
-        T = float(proposal["value"])
-        expect(
-            math.isfinite(T) and LOWEST <= T <= HIGHEST,
-            f"T must be a number in [{LOWEST}, {HIGHEST:g}], got {T}",
-        )
-        return T
-
-    @traitlets.validate("image")
-    def _there(self, proposal: Any) -> int:
-        image = int(proposal["value"])
-        expect(0 <= image < self._many, f"image must be in [0, {self._many}), got {image}")
-        return image

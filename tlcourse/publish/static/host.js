@@ -55,6 +55,7 @@
     const place = document.createElement("div");
     view.before(place);
     try {
+      if (saved[id].fault) throw new Error(saved[id].fault);
       if (!models.has(id)) models.set(id, makeModel(valuesOf(saved[id])));
       const model = models.get(id);
       style(model.get("_css"));

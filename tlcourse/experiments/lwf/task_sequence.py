@@ -1,12 +1,12 @@
-"""How does the accuracy on every task go while one is learnt after the other? The curves of the
-chapter's widget.
+"""How does the accuracy on every task go while one is learnt after the other?
 
-Two sequences, ways of `WAYS` with one learning rate for all (nothing is selected, and no claim is
-decided here), and learning without forgetting with its weight over a grid. With weight 0 it is
-fine-tuning.
+The curves of the chapter's widget. Two sequences, ways of `WAYS` with one learning rate for all
+(nothing is selected, and no claim is decided here), and learning without forgetting with its weight
+over a grid. With weight 0 it is fine-tuning.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from tlcourse.data import Images, load
 from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.experiments.forgetting import accuracy_of, first_task, learn
+from tlcourse.experiments.lwf.forgetting import accuracy_of, first_task, learn
 from tlcourse.methods.lwf import Heads
 from tlcourse.metrics import average_accuracy, backward_transfer, forgetting
 
@@ -24,13 +24,29 @@ SEQUENCES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
     "three data sets": {name: (source, tuple(range(10))) for name, source in _SETS.items()},
 }
 WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
-# Each line of the picture: its name, the way to learn, and the weight of the old tasks
+# Each line of the picture: the way to learn, and the weight of the old tasks
 LINES = (
-    ("fine-tuning", "fine-tuning", 0.0),
-    *(("LwF", "LwF", weight) for weight in WEIGHTS),
-    ("feature extraction", "feature extraction", 0.0),
-    ("joint training", "joint training", 0.0),
+    ("fine-tuning", 0.0),
+    *(("LwF", weight) for weight in WEIGHTS),
+    ("feature extraction", 0.0),
+    ("joint training", 0.0),
 )
+METRICS = {
+    "average accuracy": average_accuracy,
+    "forgetting": forgetting,
+    "backward transfer": backward_transfer,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSequence(Scale):
+    """Images and updates of each task; head_lr is the rate of feature extraction."""
+
+    images: int = 1_000
+    test_images: int = 300
+    steps: int = 128
+    lr: float = 1e-3
+    head_lr: float = 1e-2
 
 
 class Task(NamedTuple):
@@ -40,71 +56,45 @@ class Task(NamedTuple):
     test: Images
 
 
-def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Accuracy in percent on every task learnt so far, at every second epoch, and what the metrics
-    make of the ends.
+def run(scale: TaskSequence, seed: int, device: torch.device) -> Iterator[Row]:
+    """Accuracy in percent on every task learnt so far, at every second epoch.
+
+    And what the metrics make of the ends.
     """
     for sequence, sources in SEQUENCES.items():
-        tasks = {
-            name: _task(source, classes, scale, seed, device)
-            for name, (source, classes) in sources.items()
-        }
+        tasks = {name: _task(*source, scale, seed, device) for name, source in sources.items()}
         name, first = next(iter(tasks.items()))
         start = first_task(name, first.train, scale.steps, seed)
-        for arm, way, weight in LINES:
-            yield from _one_line(
-                start,
-                tasks,
-                arm,
-                way,
-                weight,
-                scale,
-                seed,
-                {"sequence": sequence, "weight": weight},
-            )
+        for arm, weight in LINES:
+            at = {"sequence": sequence, "weight": weight}
+            yield from _one_line(start, tasks, arm, weight, scale, seed, at)
 
 
 def _one_line(
     network: Heads,
     tasks: dict[str, Task],
-    arm: str,
     way: str,
     weight: float,
-    scale: Scale,
+    scale: TaskSequence,
     seed: int,
     at: dict[str, Any],
 ) -> Iterator[Row]:
     R = np.full((len(tasks), len(tasks)), np.nan)
     lr = scale.head_lr if way == "feature extraction" else scale.lr
+    how: dict[str, Any] = {"lr": lr, "weight": weight, "steps": scale.steps}
     for stage, (name, task) in enumerate(tasks.items()):
         learnt = dict(list(tasks.items())[: stage + 1])
         curve = _Curve(learnt)
         if stage > 0:
             old = {earlier: tasks[earlier].train for earlier in list(learnt)[:-1]}
-            network = learn(
-                network,
-                way,
-                name,
-                task.train,
-                old,
-                lr=lr,
-                weight=weight,
-                steps=scale.steps,
-                seed=seed + stage,
-                watch=curve,
-            )
+            more = how | {"seed": seed + stage, "watch": curve}
+            network = learn(network, way, name, task.train, old, **more)
         R[stage, : stage + 1] = list(accuracies(network, learnt).values())
         for epoch, found in curve.seen.items() or [(0, dict(zip(learnt, R[stage])))]:
-            yield from (
-                Row(arm, "accuracy", value, {**at, "stage": stage + 1, "epoch": epoch, "task": t})
-                for t, value in found.items()
-            )
-    for metric, measure in (
-        ("average accuracy", average_accuracy),
-        ("forgetting", forgetting),
-        ("backward transfer", backward_transfer),
-    ):
-        yield Row(arm, metric, measure(R), at)
+            now = {**at, "stage": stage + 1, "epoch": epoch}
+            yield from (Row(way, "accuracy", v, {**now, "task": t}) for t, v in found.items())
+    for metric, measure in METRICS.items():
+        yield Row(way, metric, measure(R), at)
 
 
 class _Curve:
@@ -126,7 +116,7 @@ def accuracies(network: Heads, tasks: Mapping[str, Task]) -> dict[str, float]:
 
 
 def _task(
-    source: str, classes: tuple[int, ...], scale: Scale, seed: int, device: torch.device
+    source: str, classes: tuple[int, ...], scale: TaskSequence, seed: int, device: torch.device
 ) -> Task:
     train, test = (
         load(source, part).only(classes, relabel=True).to(device) for part in ("train", "test")
@@ -134,15 +124,11 @@ def _task(
     return Task(train.split(scale.images, seed=seed)[0], test.take(slice(0, scale.test_images)))
 
 
-LECTURE = Scale(
-    seeds=5, minutes=40, images=1_000, test_images=300, steps=128, lr=1e-3, head_lr=1e-2
-)
-task_sequence = Experiment(
+EXPERIMENT = Experiment(
     name="task_sequence",
     question="How does the accuracy on every task go while one is learnt after the other?",
     chapter="continual_learning",
     run=run,
-    arms=tuple(dict.fromkeys(arm for arm, _, _ in LINES)),
-    scales={"lecture": LECTURE},
-    claims=[],
+    arms=tuple(dict.fromkeys(arm for arm, _ in LINES)),
+    scales={"lecture": TaskSequence(seeds=5, minutes=40)},
 )

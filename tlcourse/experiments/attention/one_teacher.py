@@ -1,8 +1,7 @@
-"""What the live cells of the chapter on attention transfer show: students that learn alone, and
-with the maps of one teacher on board.
+"""What the live cells of the chapter on attention transfer show.
 
-Pictures and teacher are those of a seed that the lecture's table in small does not use; what varies
-is where a student starts.
+Students that learn alone, and with the maps of one teacher on board. Pictures and teacher are those
+of a seed that the lecture's table in small does not use; what varies is where a student starts.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from torch import nn
 
 from tlcourse.checkpoints import restore, save
 from tlcourse.data import Images, load
-from tlcourse.experiments.attention import (
+from tlcourse.experiments.attention.attention import (
     GROUPS,
     LECTURE,
     objective,
@@ -28,29 +27,23 @@ from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.training import cross_entropy, record
 
 CHECKPOINT, DRAWN = "fashion_teacher", 6  # the first seed that the table does not use
-COMMAND = "python -c 'from tlcourse.experiments.one_teacher import make_teacher; make_teacher()'"
+MODULE = "tlcourse.experiments.attention.one_teacher"
+COMMAND = f"python -c 'from {MODULE} import make_teacher; make_teacher()'"
 ARMS = ("alone", "AT")
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Errors in percent, and how far the student's maps are from the teacher's on pictures that
-    neither has seen.
-    """
+    """Errors in percent, and how far maps are from the teacher's on pictures new to both."""
     train, validation = pictures(LECTURE, DRAWN, device)
-    teacher = the_teacher(train)
-    test, said = load("fashion_mnist", "test").to(device), recorded(teacher, train)
-    yield Row("teacher", "errors", percent(teacher, test))
+    network = the_teacher(train)
+    test, teacher = load("fashion_mnist", "test").to(device), recorded(network, train)
+    yield Row("teacher", "errors", percent(network, test))
     for arm in ARMS:
         setting = scale.settings[arm]
-        student = train_student(
-            LECTURE,
-            train,
-            cross_entropy if arm == "alone" else objective(arm, said, setting),
-            setting,
-            seed,
-        )
+        how = cross_entropy if arm == "alone" else objective(arm, teacher, setting)
+        student = train_student(LECTURE, train, how, setting, seed)
         yield Row(arm, "errors", percent(student, test))
-        for group, far in distances(student, teacher, validation.take(slice(0, 500))).items():
+        for group, far in distances(student, network, validation.take(slice(0, 500))).items():
             yield Row(arm, "distance", far, {"group": group})
 
 
@@ -66,8 +59,9 @@ def make_teacher() -> None:
 
 
 def distances(student: nn.Module, teacher: nn.Module, images: Images) -> dict[str, float]:
-    """By group, the mean of ‖q_S − q_T‖₂ over these images: 0 for maps that are alike, √2 for maps
-    that nowhere meet.
+    """By group, the mean of ‖q_S − q_T‖₂ over these images.
+
+    0 for maps that are alike, √2 for maps that nowhere meet.
     """
     ours, theirs = (record(network, images, of=GROUPS) for network in (student, teacher))
     return {
@@ -79,12 +73,12 @@ def distances(student: nn.Module, teacher: nn.Module, images: Images) -> dict[st
 # One rate for both: validation for the table finds it best for AT, and for the student alone as
 # good as any.
 LIVE = Scale(seeds=20, minutes=8, settings={"alone": {"lr": 0.05}, "AT": {"lr": 0.05, "beta": 3.0}})
-one_teacher = Experiment(
+
+EXPERIMENT = Experiment(
     name="one_teacher",
     question="Does a student that looks where one teacher looks learn more?",
     chapter="attention_transfer",
     run=run,
     arms=("teacher", *ARMS),
     scales={"live": LIVE},
-    claims=[],
 )

@@ -8,25 +8,24 @@ unlabelled images, corrects that (`prior_offsets`).
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
 
 from tlcourse.data import load
-from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.experiments.distillation import (
+from tlcourse.experiments.base import Experiment, Row
+from tlcourse.experiments.distillation.distillation import (
     LECTURE,
+    Distillation,
+    mistakes,
+    softly,
     train_and_validation,
     train_student,
     train_teacher,
 )
-from tlcourse.methods.distillation import distillation_loss, prior_offsets
+from tlcourse.methods.distillation import prior_offsets
 from tlcourse.metrics import errors
-from tlcourse.training import Batch, predict, record
+from tlcourse.training import predict, record
 
-T, LR, WIDTH = (
-    20,
-    1.6e-2,
-    300,
-)  # the rate that validation chose for this student and temperature in the lecture's table
+# the rate that validation chose for this student and temperature in the lecture's table
+T, LR, WIDTH = 20, 1.6e-2, 300
 TRANSFER_SETS = {
     "all digits": tuple(range(10)),
     "without 3": tuple(d for d in range(10) if d != 3),
@@ -34,25 +33,22 @@ TRANSFER_SETS = {
 }
 
 
-def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Test errors, in all and on 3s, before and after the correction. Every student makes the same
-    number of updates.
+def run(scale: Distillation, seed: int, device: torch.device) -> Iterator[Row]:
+    """Test errors, in all and on 3s, before and after the correction.
+
+    Every student makes the same number of updates.
     """
     train, unlabelled = train_and_validation(scale, seed, device)
     test = load("mnist", "test").to(device)
     prior = train.labels.bincount(minlength=10) / len(train)
     teacher = train_teacher(scale, train, seed)
     threes = test.labels == 3
-    yield Row("teacher", "errors", errors(predict(teacher, test), test.labels))
+    yield Row("teacher", "errors", mistakes(teacher, test))
     for arm, digits in TRANSFER_SETS.items():
         images = train.only(digits)
-        said = record(teacher, images)
         epochs = round(scale.student_epochs * len(train) / len(images))
-
-        def soft_targets_alone(net: nn.Module, batch: Batch, said: Tensor = said) -> Tensor:
-            return distillation_loss(net(batch.x), said[batch.index], batch.y, T=T, alpha=1)
-
-        student, _ = train_student(soft_targets_alone, WIDTH, LR, epochs, images, seed)
+        how = softly(record(teacher, images), T, alpha=1)
+        student, _ = train_student(how, WIDTH, LR, epochs, images, seed)
         logits = predict(student, test)
         corrected = logits + prior_offsets(predict(student, unlabelled), prior)
         for name, found in (("errors", logits), ("errors corrected", corrected)):
@@ -60,12 +56,11 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
             yield Row(arm, f"{name}, 3s", errors(found[threes], test.labels[threes]))
 
 
-omitted_digit = Experiment(
+EXPERIMENT = Experiment(
     name="omitted_digit",
     question="What does a student know of a digit it has never seen, when its teacher has?",
     chapter="knowledge_distillation",
     run=run,
     arms=("teacher", *TRANSFER_SETS),
-    scales={"lecture": Scale(**{**vars(LECTURE), "minutes": 10, "tuning_seeds": 0})},
-    claims=[],
+    scales={"lecture": LECTURE.but(minutes=10, tuning_seeds=0)},
 )

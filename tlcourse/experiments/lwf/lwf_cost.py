@@ -1,13 +1,14 @@
 """Is learning without forgetting faster than joint training, and what must be kept for it?
 
-The lecture says faster, with one forward pass where joint training has two. The authors' own README
-says that their code is not (E7). Here the steps of each way are timed side by side, and what a step
-keeps for its backward pass is counted.
+The lecture says faster, with one forward pass where joint training has two. The authors' README
+says that their code is not, since it does not share the pass (E7). Here the steps of each way are
+timed side by side, and what a step keeps for its backward pass is counted.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from tlcourse.claims import Claim, exact, greater
 from tlcourse.data import Images, as_input
 from tlcourse.experiments.base import Experiment, Row, Scale
-from tlcourse.experiments.forgetting import first_task, learn, load_task, objective
+from tlcourse.experiments.lwf.forgetting import first_task, learn, load_task, objective
 from tlcourse.methods.lwf import Heads, add_task
 from tlcourse.training import Batch, fit, joint, predict
 
@@ -24,9 +25,18 @@ WAYS = ("fine-tuning", "LwF", "joint training")
 BATCH = 128
 
 
-def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """One round a seed: seconds per step of each way, in another order each time; bytes that a step
-    and a whole run need.
+@dataclass(frozen=True, kw_only=True)
+class LwfCost(Scale):
+    """Images of each task, and updates that are timed."""
+
+    images: int = 2_000
+    steps: int = 60
+
+
+def run(scale: LwfCost, seed: int, device: torch.device) -> Iterator[Row]:
+    """One round a seed: seconds per step of each way, in another order each time.
+
+    And the bytes that a step and a whole run need.
     """
     old, new = (
         load_task(name, scale.images, 1, seed, device).train for name in ("clothes", "digits")
@@ -43,19 +53,13 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
         batch = {"new": _batch(new), "old": _batch(old)} if way == "joint training" else _batch(new)
         yield Row(way, "bytes for the backward pass", bytes_for_backward(lambda: how(net, batch)))  # noqa: B023
         yield Row(way, "bytes kept of the old task", sum(tensor.nbytes for tensor in kept[way]))
-        yield Row(
-            way,
-            "seconds per step",
-            fit(net, data, how, steps=scale.steps, lr=1e-4, seed=seed, progress=False).seconds
-            / scale.steps,
-        )
+        history = fit(net, data, how, steps=scale.steps, lr=1e-4, seed=seed, progress=False)
+        yield Row(way, "seconds per step", history.seconds / scale.steps)
     yield Row("LwF", "difference without old data", _without_old_data(network, old, new, seed))
 
 
 def bytes_for_backward(loss: Callable[[], Tensor]) -> int:
-    """What a loss keeps in memory until its gradient is computed: each tensor once, weights
-    included.
-    """
+    """What a loss keeps in memory until its gradient is computed: each tensor once, weights too."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -68,9 +72,7 @@ def bytes_for_backward(loss: Callable[[], Tensor]) -> int:
 
 
 def _without_old_data(network: Heads, old: Images, new: Images, seed: int) -> float:
-    """The largest difference between two networks that learnt without forgetting, the old images at
-    hand and not.
-    """
+    """The largest difference between networks that learnt with the old images at hand or not."""
     settings: dict[str, Any] = {"lr": 1e-3, "weight": 1.0, "steps": 5, "seed": seed}
     there, gone = (
         learn(network, "LwF", "new", new, images, **settings).state_dict()
@@ -80,28 +82,23 @@ def _without_old_data(network: Heads, old: Images, new: Images, seed: int) -> fl
 
 
 def _batch(images: Images) -> Batch:
-    return Batch(
-        as_input(images.pixels[:BATCH]),
-        images.labels[:BATCH],
-        torch.arange(BATCH, device=images.labels.device),
-        0.0,
-    )
+    x, y = as_input(images.pixels[:BATCH]), images.labels[:BATCH]
+    return Batch(x, y, torch.arange(BATCH, device=y.device), 0.0)
 
 
-LECTURE = Scale(seeds=9, workers=1, minutes=3, images=2_000, steps=60)
-
-lwf_cost = Experiment(
+EXPERIMENT = Experiment(
     name="lwf_cost",
-    question="Is learning without forgetting faster than joint training, and what must be kept for it?",
+    question="Is learning without forgetting faster than joint training, and what must it keep?",
     chapter="continual_learning",
     run=run,
     arms=WAYS,
-    scales={"lecture": LECTURE},
+    scales={"lecture": LwfCost(seeds=9, workers=1, minutes=3)},
     claims=[
         Claim(
             "L1",
             "LwF trains faster than joint training",
-            source="lecture, distillation from old tasks; the authors' README says it does not",
+            source="lecture, distillation from old tasks; the authors' README says that their code "
+            "does not (E7)",
             decide=greater("joint training", "LwF", "seconds per step"),
             unit="seconds per step, joint training minus LwF",
             varies="rounds on one machine, ways in turn",

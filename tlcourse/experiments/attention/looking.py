@@ -1,9 +1,9 @@
-"""Do the maps show where a network looks? Two photos side by side, and the network is asked for the
-one and for the other.
+"""Do the maps show where a network looks?
 
-An explanation of "cat" should lie on the cat's half, and change when the question does. A network
-with random weights explains nothing, so maps should change, too, when its layers are randomised one
-after the other, from the top down (Adebayo et al. 2018).
+Two photos side by side, and the network is asked for the one and for the other. An explanation of
+"cat" should lie on the cat's half, and change when the question does. A network with random weights
+explains nothing, so maps should change, too, when its layers are randomised one after the other,
+from the top down (Adebayo et al. 2018).
 """
 
 from collections.abc import Callable, Iterator
@@ -52,21 +52,17 @@ WAYS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 
 
 def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
-    """Shares of the half that was asked for, likeness of the maps for both classes, and of those of
-    a network randomised from the top.
+    """Shares of the half that was asked for, likeness of the maps for both classes.
+
+    And likeness to the maps of a network that is randomised from the top.
     """
-    network = pretrained().to(device)
-    names = imagenet_classes()
+    network, names, pairs = pretrained().to(device), imagenet_classes(), [*permutations(PHOTOS, 2)]
     left, right = (
-        torch.tensor([names.index(PHOTOS[pair[i]][1]) for pair in permutations(PHOTOS, 2)])
-        for i in (0, 1)
+        torch.tensor([names.index(PHOTOS[pair[i]][1]) for pair in pairs]).to(device) for i in (0, 1)
     )
-    x = torch.stack(
-        [collage(a, b, seed * 100 + i) for i, (a, b) in enumerate(permutations(PHOTOS, 2))]
-    ).to(device)
+    x = torch.stack([collage(*pair, seed * 100 + i) for i, pair in enumerate(pairs)]).to(device)
     found = {
-        name: [way(network, x, asked.to(device)) for asked in (left, right)]
-        for name, way in WAYS.items()
+        name: [way(network, x, asked) for asked in (left, right)] for name, way in WAYS.items()
     }
     for name, (of_left, of_right) in found.items():
         shares = torch.cat([share_on_the_left(of_left), 1 - share_on_the_left(of_right)])
@@ -78,27 +74,23 @@ def run(scale: Scale, seed: int, device: torch.device) -> Iterator[Row]:
     for depth, layer in enumerate(TOP_DOWN, start=1):
         randomise(randomised.get_submodule(layer))
         for name, way in WAYS.items():
-            now = way(randomised, x, left.to(device))
+            alike = likeness(found[name][0], way(randomised, x, left))
             yield Row(
-                name,
-                "likeness after randomising",
-                likeness(found[name][0], now),
-                {"layers": depth, "down to": layer},
+                name, "likeness after randomising", alike, {"layers": depth, "down to": layer}
             )
 
 
 def collage(left: str, right: str, seed: int) -> Tensor:
-    """Two photos side by side, each a random square of it, mirrored or not. Returns pixels (3, 224,
-    448) in [0, 1].
+    """Two photos side by side, each a random square of it, mirrored or not.
+
+    Returns pixels (3, 224, 448) in [0, 1].
     """
     generator = Generator().manual_seed(seed)
     return torch.cat([square(photo(name), generator) for name in (left, right)], dim=2)
 
 
 def square(pixels: Tensor, generator: Generator) -> Tensor:
-    """A random square of 80 to 100 % of the shorter side, mirrored or not, as (3, 224, 224) in [0,
-    1].
-    """
+    """A random square of 80 to 100 % of the shorter side, mirrored or not: (3, 224, 224)."""
     scale, top, leftmost, mirrored = torch.rand(4, generator=generator).tolist()
     side = round(min(pixels.shape[1:]) * (0.8 + 0.2 * scale))
     y, x = (
@@ -110,32 +102,24 @@ def square(pixels: Tensor, generator: Generator) -> Tensor:
 
 
 def share_on_the_left(maps: Tensor) -> Tensor:
-    """How much of each map lies on the left half, in [0, 1]; half of it for a map of zeros. maps:
-    (N, h, w), >= 0.
-    """
+    """How much of each map (N, h, w), >= 0, lies on the left half; of a map of zeros 0.5."""
     sides = maps.unflatten(2, (2, -1)).sum((1, 3))
     total = sides.sum(1)
     return torch.where(total > 0, sides[:, 0] / total.clamp(min=1e-30), 0.5)
 
 
 def likeness(a: Tensor, b: Tensor) -> float:
-    """Mean rank correlation of two sets of maps (N, h, w), in [-1, 1]. A map that is the same
-    everywhere is like nothing: 0.
+    """Mean rank correlation of two sets of maps (N, h, w), in [-1, 1].
+
+    A map that is the same everywhere is like nothing: 0.
     """
-    pairs = [
-        (one.flatten().cpu().numpy(), other.flatten().cpu().numpy()) for one, other in zip(a, b)
-    ]
-    found = [
-        spearmanr(*pair).statistic if pair[0].std() > 0 and pair[1].std() > 0 else 0.0
-        for pair in pairs
-    ]
-    return float(sum(found) / len(found))
+    pairs = [[m.flatten().cpu().numpy() for m in maps] for maps in zip(a, b)]
+    varied = [pair for pair in pairs if all(m.std() > 0 for m in pair)]
+    return float(sum(spearmanr(*pair).statistic for pair in varied) / len(pairs))
 
 
 def randomise(layer: nn.Module) -> None:
-    """Give every convolution and linear layer inside new random weights of the size that the old
-    ones had.
-    """
+    """Give every convolution and linear layer inside new random weights of the old ones' size."""
     for part in layer.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.normal_(part.weight, 0.0, part.weight.std().item())
@@ -143,7 +127,7 @@ def randomise(layer: nn.Module) -> None:
 
 LECTURE = Scale(seeds=10, minutes=30)
 
-looking = Experiment(
+EXPERIMENT = Experiment(
     name="looking",
     question="Do the maps show where a network looks?",
     chapter="attention_transfer",
