@@ -322,7 +322,7 @@ class BadText(Exception):
 class Odd:
     """Raises whatever one does with it."""
 
-    def __repr__(self):
+    def __repr__(self, *_, **__):
         raise SystemExit
 
     __str__ = __len__ = __array__ = __float__ = __eq__ = __hash__ = __deepcopy__ = __repr__

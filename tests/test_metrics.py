@@ -1,6 +1,7 @@
 """Hand-made matrices with known answers, among them the case that another library gets wrong."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -105,5 +106,28 @@ def test_a_baseline_that_does_not_fit_is_refused():
 def test_errors_counts_wrong_classes():
     logits = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
     assert errors(logits, torch.tensor([1, 1, 1])) == 1
-    with pytest.raises(ValueError, match=r"same length, got 3 and 2"):
-        errors(logits, torch.tensor([1, 1]))
+    assert errors(logits, torch.tensor([1, 1, 1], dtype=torch.int32)) == 1
+    assert errors(logits[:0], torch.zeros(0, dtype=torch.int64)) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([1, 1]), r"labels must have shape \(3,\) like the logits, got \(2,\)"),
+        (torch.tensor([[1], [1], [1]]), r"like the logits, got \(3, 1\)"),
+        (torch.tensor([[0, 1], [0, 1], [0, 1]]), r"like the logits, got \(3, 2\)"),
+        (torch.tensor([1.0, 1.0, 1.0]), "labels must be whole numbers, got torch.float32"),
+        (torch.tensor([True, True, True]), "labels must be whole numbers, got torch.bool"),
+        (torch.tensor([1, 2, 1]), r"labels must be in \[0, 2\), got 1 to 2"),
+        (np.array([1, 1, 1]), "labels must be a tensor, got ndarray"),
+    ],
+)
+def test_errors_refuses_labels_that_do_not_fit(labels, said):
+    with pytest.raises(ValueError, match=said):
+        errors(torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]]), labels)
+
+
+def test_a_task_that_was_never_measured_before_gives_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(forgetting([[math.nan, 0.1], [0.5, 0.8]]))

@@ -1,8 +1,9 @@
 """Timings of the training loop, side by side in one process, on one thread. Run by hand.
 
 `python tests/benchmarks/training.py [OLD.py]` prints a table: the median seconds of both, taken in
-turns, and the median of the ratios of each turn, with its range. OLD.py is an earlier `training.py`
-(`git show REVISION:tlcourse/training.py`), whose `fit` is then compared too.
+turns, and the median of the ratios of each turn, with its range. They are seconds of the processor,
+so that other processes count little. OLD.py is an earlier `training.py`, of which `fit` is then
+compared too (`git show REVISION:tlcourse/training.py`).
 """
 
 import importlib.util
@@ -28,7 +29,7 @@ from tlcourse.methods.distillation import distillation_loss
 from tlcourse.models import MLP, ConvNet, WideResNet
 from tlcourse.training import fit, predict, record, seed_everything
 
-STEPS, BATCH = 60, 128
+STEPS, BATCH = 40, 128
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MLP(784, 800, 800, 10)": lambda: MLP(784, 800, 800, 10),
     "ConvNet(10, width=12, units=96)": lambda: ConvNet(10, width=12, units=96),
@@ -44,10 +45,10 @@ def in_turns(runs: list[Run], rounds: int) -> list[list[float]]:
     taken: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds + 1):
         for i in range(len(runs)) if turn % 2 else reversed(range(len(runs))):
-            start = time.perf_counter()
+            start = time.process_time()
             runs[i]()
             if turn:
-                taken[i].append(time.perf_counter() - start)
+                taken[i].append(time.process_time() - start)
     return taken
 
 

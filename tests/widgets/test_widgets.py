@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import traitlets
 from samples import curves, features, forgetting, looks, networks, photos, prediction, temperature
 
 from tlcourse import metrics
@@ -19,6 +20,7 @@ from tlcourse.methods.attention import attention_map
 from tlcourse.methods.distillation import soft_target_gradient, soften
 from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget, TemperatureWidget
 from tlcourse.widgets._base import STATIC
+from tlcourse.widgets.attention import in_bytes
 
 HERE = Path(__file__).parent
 PIXELS = np.zeros((3, 28, 28), dtype=np.uint8)
@@ -42,7 +44,7 @@ def test_modules_under_node(file):
 
 
 def in_node(kind: type, names: str, given: object, what: str) -> object:
-    """What a widget's module makes of numbers: JSON of an expression over its exports and `given`."""
+    """What a widget's module makes of numbers: an expression over its exports and `given`."""
     address = "data:text/javascript;base64," + base64.b64encode(kind._esm.encode()).decode()
     script = f"""const {{ {names} }} = await import({json.dumps(address)});
     const given = {json.dumps(given)};
@@ -88,7 +90,8 @@ def test_the_browser_computes_what_torch_computes(T):
     draw = torch.Generator().manual_seed(0)
     z, v = (torch.randn(20, 10, generator=draw).double() * 8 for _ in range(2))
     z[0, 0] = 800.0
-    rows = "given[0].map((row, i) => [...soften(row, given[2]), entropy(soften(row, given[2])), gradientSize(row, given[1][i], given[2])])"
+    rows = """given[0].map((row, i) => [...soften(row, given[2]), entropy(soften(row, given[2])),
+        gradientSize(row, given[1][i], given[2])])"""
     found = torch.tensor(
         in_node(
             TemperatureWidget, "soften, entropy, gradientSize", [z.tolist(), v.tolist(), T], rows
@@ -109,7 +112,8 @@ def test_the_browser_computes_what_torch_computes(T):
 def test_the_browser_sums_maps_as_torch_does(p):
     widget = looks()
     bytes_ = np.frombuffer(widget.values, np.uint8)[: 3 * 4 * 7 * 7].reshape(3, 4, 49)
-    what = "given[0].map((one) => Array.from(attentionMap(Uint8Array.from(one.flat()), 4, 49, given[1])))"
+    maps = "attentionMap(Uint8Array.from(one.flat()), 4, 49, given[1])"
+    what = f"given[0].map((one) => Array.from({maps}))"
     found = np.array(in_node(AttentionWidget, "attentionMap", [bytes_.tolist(), p], what))
     exact = attention_map(torch.tensor(features()["teacher"]["group 1"]), p).flatten(1)
     expected = attention_map(torch.tensor(bytes_.reshape(3, 4, 7, 7) / 255), p).flatten(1)
@@ -135,7 +139,7 @@ def test_the_browsers_colours_are_cividis():
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
     assert kind._esm == "\n".join(
-        (STATIC / file).read_text() for file in ("common.js", f"{name}.js")
+        (STATIC / file).read_text(encoding="utf-8") for file in ("common.js", f"{name}.js")
     )
     assert "import " not in kind._esm.replace("cannot import others", "")
     for forbidden in ("innerHTML", "http://", "https://", "eval("):
@@ -177,6 +181,9 @@ def test_the_text_form_is_always_the_same(widget):
         ({"classes": ["a"]}, "logits of 'teacher' must have shape (3, 1), got (3, 10)"),
         ({"labels": [1, 2]}, "labels must be 3 numbers in [0, 10), got [1, 2]"),
         ({"labels": [1, 2, 10]}, "labels must be 3 numbers in [0, 10), got [1, 2, 10]"),
+        ({"labels": [1, 2, np.nan]}, "labels must be 3 numbers in [0, 10), got [1.0, 2.0, nan]"),
+        ({"labels": [[1], [2], [3]]}, "labels must be 3 numbers in [0, 10), got [[1], [2], [3]]"),
+        ({"logits": {"teacher": np.full((3, 10), 1e39)}}, "logits of 'teacher' must be finite"),
     ],
 )
 def test_temperature_refuses(change, said):
@@ -201,7 +208,18 @@ def test_temperature_refuses(change, said):
         ({"choices": ["a", "b"], "answer": "c"}, "answer must be one of ['a', 'b'], got 'c'"),
         ({"answer": "many"}, "answer must be a finite number, got 'many'"),
         ({"answer": float("nan")}, "answer must be a finite number, got nan"),
+        ({"answer": float("-inf")}, "answer must be a finite number, got -inf"),
+        ({"answer": np.float32("inf")}, "answer must be a finite number, got np.float32(inf)"),
+        ({"answer": None}, "answer must be a finite number, got None"),
+        ({"answer": True}, "answer must be a finite number, got True"),
+        ({"answer": [3]}, "answer must be a finite number, got [3]"),
         ({"answer": 3, "interval": (4, 5)}, "interval must hold the answer 3, got 4 to 5"),
+        ({"answer": 3, "interval": (3,)}, "interval must be two numbers, got (3,)"),
+        ({"answer": 3, "interval": 3}, "interval must be two numbers, got 3"),
+        (
+            {"answer": 3, "interval": (2, float("inf"))},
+            "an end of interval must be a finite number, got np.float64(inf)",
+        ),
     ],
 )
 def test_prediction_refuses(change, said):
@@ -248,7 +266,15 @@ def test_prediction_refuses(change, said):
             "accuracies must be in [0, 100] from a task's start on, and NaN before",
         ),
         ({"weight": 2.0}, "weight must be one of 0, 0.3, 3, got 2"),
-        ({"weight": float("nan")}, "weight must be one of 0, 0.3, 3, got nan"),
+        ({"weight": float("nan")}, "weight must be a finite number, got nan"),
+        (
+            {"starts": [0, 7.0, 14]},
+            "starts must be 3 positions rising from 0 and below 21, got [0.0, 7.0, 14.0]",
+        ),
+        (
+            {"by_weight": {float("inf"): curves()}},
+            "each weight of by_weight must be a finite number, got inf",
+        ),
     ],
 )
 def test_forgetting_refuses(change, said):
@@ -280,7 +306,8 @@ def test_forgetting_refuses(change, said):
         ),
         (
             {"features": {"a": {"x": np.ones((3, 4))}}},
-            "features of 'a' at 'x' must be of all 3 pictures, (M, K, h, w) or a map (M, h, w), got (3, 4)",
+            "features of 'a' at 'x' must be of all 3 pictures, (M, K, h, w) or a map (M, h, w), "
+            "got (3, 4)",
         ),
         (
             {"features": {"a": {"x": np.ones((3, 1, 40, 2))}}},
@@ -365,3 +392,129 @@ def test_a_measured_number_is_said_in_three_digits():
     widget = PredictionWidget("?", answer=67.8333, interval=(58.0123, 77.6912), why="")
     assert (widget.answer, widget.low, widget.high) == ("67.8", 58.0, 77.7)
     assert PredictionWidget("?", answer=8325.4, why="").answer == "8325"
+
+
+NUMBERS = [
+    (67.83, "67.8"),
+    (999.4, "999"),
+    (999.6, "1000"),
+    (-999.6, "-1000"),
+    (99.96, "100"),
+    (1e6, "1000000"),
+    (123456.7, "123457"),
+    (0.000012345, "0.0000123"),
+    (-0.05, "-0.05"),
+    (1.5e-9, "1.5e-09"),
+    (0.0, "0"),
+    (-0.0, "0"),
+    (7, "7"),
+    (True + 6, "7"),
+]
+KINDS = [
+    float,
+    np.float64,
+    np.float32,
+    np.longdouble,
+    np.array,
+    torch.tensor,
+    lambda x: torch.tensor(float(x), requires_grad=True),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("value", "text"), NUMBERS)
+def test_a_number_is_said_plainly_whatever_its_kind(value, text, kind):
+    widget = PredictionWidget("?", answer=kind(value), why="")
+    assert widget.answer == text
+    assert widget.low == widget.high == float(text)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64, np.float16, int])
+def test_whole_numbers_of_numpy_are_numbers(kind):
+    widget = PredictionWidget("?", answer=kind(7), interval=np.array([5, 9], kind), why="")
+    assert (widget.answer, widget.low, widget.high) == ("7", 5.0, 9.0)
+
+
+INFINITE = [float("inf"), float("-inf"), float("nan"), np.float32("inf"), np.array(np.nan)]
+
+
+@pytest.mark.parametrize("value", [*INFINITE, torch.tensor(np.inf)])
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (prediction, "low"),
+        (prediction, "high"),
+        (prediction, "number"),
+        (temperature, "T"),
+        (looks, "p"),
+        (looks, "strength"),
+        (forgetting, "weight"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_whenever_it_is_set(made, name, value):
+    widget = made()
+    before = getattr(widget, name)
+    with pytest.raises(ValueError, match=f"^{name} must be a "):
+        setattr(widget, name, value)
+    assert getattr(widget, name) == before
+    json.dumps({k: v for k, v in widget.get_state().items() if not isinstance(v, bytes)})
+
+
+def test_a_list_of_weights_stays_finite():
+    widget = forgetting()
+    with pytest.raises(ValueError, match="must be a finite number, got inf"):
+        widget.weights = [0.0, float("inf")]
+    widget.weights = np.float32([0.0, 0.3]).tolist()
+
+
+@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction])
+def test_no_float_of_a_widget_may_be_infinite(widget):
+    """Whoever adds a number takes `Number`."""
+    made = widget()
+    floats = [trait for trait in made.traits(sync=True).values() if type(trait) is traitlets.Float]
+    assert floats == []
+
+
+def test_numbers_and_flags_of_numpy_and_torch_can_be_set():
+    widget = temperature(T=np.float32(3.3), image=np.int64(1), log=np.bool_(True))
+    assert (widget.T, widget.image, widget.log) == (3.3, 1, True)
+    widget.T, widget.image, widget.log = torch.tensor(4), torch.tensor(2), np.False_
+    assert (widget.T, widget.image, widget.log) == (4.0, 2, False)
+    maps = looks(p=np.array(3), picture=np.uint8(2), strength=np.float16(0.5))
+    assert (maps.p, maps.picture, maps.strength) == (3.0, 2, 0.5)
+    asked = prediction()
+    asked.number, asked.sure, asked.revealed = np.float32(30.5), np.int64(70), np.True_
+    assert (asked.number, asked.sure, asked.revealed) == (30.5, 70, True)
+    asked.number = None
+    for made in (widget, maps, asked):
+        state = made.get_state()
+        json.dumps({k: v for k, v in state.items() if not isinstance(v, bytes)}, allow_nan=False)
+
+
+def test_a_weight_of_less_digits_finds_its_place_on_the_grid():
+    by_weight = {np.float32(w): curves() for w in (0.0, 0.3, 3.0)}
+    widget = forgetting(by_weight=by_weight, weight=0.3, starts=np.array([0, 7, 14]))
+    assert widget.weights == [0.0, 0.3, 3.0]
+    for value in (np.float32(0.3), torch.tensor(0.3), np.array(0.3, np.float32), 0.3):
+        widget.weight = value
+        assert widget.weight == 0.3
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (2.5, traitlets.TraitError),
+        ("1", traitlets.TraitError),
+        (np.float32(1), traitlets.TraitError),
+    ],
+)
+def test_a_position_is_a_whole_number(value, error):
+    with pytest.raises(error, match="image"):
+        temperature().image = value
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-40, 1.0, 1e300])
+def test_activations_of_any_size_fill_their_bytes(size):
+    A = np.array([[[[0.0, 0.5], [-1.0, 0.25]]]]) * size
+    assert in_bytes(A).flatten().tolist() == [0, 128, 255, 64]
+    assert in_bytes(np.array([[[[-128, 64]]]], np.int8)).flatten().tolist() == [255, 128]

@@ -11,10 +11,11 @@ from tlcourse.exercises._exercise import Exercise
 
 BOX = (
     "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;"
-    "border-radius:8px;padding:.6em .9em;max-width:720px;line-height:1.5"
+    "border-radius:8px;padding:.6em .9em;max-width:800px;line-height:1.5"
 )
-PRE = (
-    "overflow-x:auto;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;border-radius:5px"
+PRE = (  # 100 columns fit the box
+    "overflow-x:auto;white-space:pre;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;"
+    "border-radius:5px;font:12px/1.5 var(--jp-code-font-family,monospace)"
 )
 
 
@@ -56,7 +57,7 @@ def _details(title: str, content: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f'<pre style="{PRE}"><code>{escape(text)}</code></pre>'
+    return f'<pre style="{PRE}"><code style="all:unset">{escape(text)}</code></pre>'
 
 
 def _words(text: str) -> str:

@@ -182,7 +182,7 @@ vars(_words).update(maxlist=FEW, maxother=LONG, maxstring=LONG)
 
 def _short(part: Any) -> str:
     kind = f", {part.layout} on {part.device}" if isinstance(part, Tensor) else ""
-    shown = _tried(_words.repr, f"a {type(part).__name__} that cannot be shown{kind}", part)
+    shown = _tried(_words.repr, f"{type(part).__name__} that cannot be shown{kind}", part)
     return " ".join(re.sub(r" at 0x\w+", "", shown).split())[:LONG]
 
 
