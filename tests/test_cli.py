@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and that no error is a traceback."""
 
+import errno
 import json
 import os
 import re
@@ -9,15 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from toy_experiment import toy
 
 from tlcourse.cli import main
 from tlcourse.measure import measure, state
+from tlcourse.publish.lab import copied
 from tlcourse.results import read
 
 KEYS = "chapter effect experiment high id kind low paper scale seeds sentence source unit verdict"
@@ -27,7 +31,7 @@ def tlcourse(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "tlcourse", *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         env={**os.environ, **environment},
     )
@@ -78,7 +82,7 @@ def refused(said):
         (["claims", "nope"], "there is no experiment 'nope'"),
         (["data", "fetch", "mnist"], "'mnist' cannot be fetched; these can: cifar10"),
         (["execute", "none.ipynb"], "there is no notebook none.ipynb"),
-        (["run"], "Missing argument"),
+        (["run"], "name an experiment of `tlcourse list`, or ask for --stale"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -102,7 +106,7 @@ def test_debug_shows_the_traceback():
 def test_without_the_data_folder_the_error_says_what_to_do(tmp_path, monkeypatch, refused):
     monkeypatch.setenv("TLCOURSE_HOME", str(tmp_path))
     sentence = refused("data")
-    assert "data folder was not found" in sentence
+    assert str(tmp_path) in sentence
     assert "Clone the course's repository" in sentence
 
 
@@ -213,7 +217,7 @@ def lab(*arguments, **environment):
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, **environment},
     )
     lines = []
@@ -235,7 +239,7 @@ def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, re
     mine = json.dumps(
         {"cells": [], "metadata": {"whose": "mine"}, "nbformat": 4, "nbformat_minor": 5}
     )
-    (work / "00_start_here.ipynb").write_text(mine)
+    (work / "00_start_here.ipynb").write_text(mine, encoding="utf-8")
     shelf = socket.create_server(("127.0.0.1", 0))  # so that the port is taken
     taken = shelf.getsockname()[1]
     display = dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY"), "")
@@ -255,7 +259,132 @@ def test_lab_opens_the_first_notebook_of_a_copy_and_keeps_its_token(tmp_path, re
             assert json.load(answer)["name"] == "00_start_here.ipynb"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address.split("/lab/tree/")[0] + "/api/contents", timeout=20)
-    assert (work / "00_start_here.ipynb").read_text() == mine
+    assert (work / "00_start_here.ipynb").read_text(encoding="utf-8") == mine
+
+
+OPEN = """
+from jupyter_server.auth import IdentityProvider, User
+class Open(IdentityProvider):
+    def get_user(self, handler):
+        return User("anybody")
+c.ServerApp.identity_provider_class = Open
+"""
+EMPTY = "c.{0}.token = ''\nc.{0}.password = ''\n".format
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "text", "variables"),
+    [
+        ("jupyter_server_config.py", EMPTY("IdentityProvider"), {"JUPYTER_TOKEN": ""}),
+        ("jupyter_server_config.py", EMPTY("PasswordIdentityProvider"), {}),
+        ("jupyter_notebook_config.py", EMPTY("NotebookApp"), {}),
+        ("jupyter_lab_config.py", EMPTY("ServerApp") + EMPTY("IdentityProvider"), {}),
+    ],
+    ids=["identity", "password", "notebook", "lab"],
+)
+def test_lab_asks_for_its_token_whatever_the_configuration_says(file, text, variables, tmp_path):
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    places = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    with lab("--no-browser", "--port", "0", **places, **variables) as (_, _, address):
+        api = address.replace("/lab/tree/", "/api/contents/")
+        assert len(address.split("?token=")[1]) >= 20
+        with urllib.request.urlopen(api, timeout=20) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(api.split("?")[0], timeout=20)
+
+
+@pytest.mark.slow
+def test_lab_stops_rather_than_to_let_everybody_in(tmp_path):
+    (tmp_path / "jupyter_server_config.py").write_text(OPEN, encoding="utf-8")
+    places = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    done = tlcourse("lab", "--no-browser", "--port", "0", **places)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: JupyterLab would let everybody in")
+    assert "token=" not in done.stdout
+    assert not list(tmp_path.glob("jpserver-*.json"))  # it is gone
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    """A folder as the course's: notebooks, pictures beside and below, and what is nobody's."""
+    ours = ("a.ipynb", "b.ipynb", "one.png", "images/two.svg", "images/deep/ü 3.jpg")
+    others = (
+        ".ipynb_checkpoints/a.ipynb",
+        ".hidden.png",
+        "images/.four.png",
+        "x.html",
+        "old/a.ipynb",
+    )
+    for name in (*ours, *others):
+        (tmp_path / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "notebooks" / name).write_bytes(name.encode() * 1000)
+    return tmp_path / "notebooks", ours
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_copy_has_the_notebooks_and_the_pictures_that_they_show(notebooks, tmp_path, capsys):
+    source, ours = notebooks
+    copied(source, tmp_path / "my" / "work")
+    wanted = {str(Path(name)): name.encode() * 1000 for name in ours}
+    assert files(tmp_path / "my" / "work") == wanted
+    assert capsys.readouterr().out.endswith("work: 5 notebooks and pictures.\n")
+    (tmp_path / "my" / "work" / "a.ipynb").write_bytes(b"mine")
+    (tmp_path / "my" / "work" / "one.png").unlink()
+    copied(source, tmp_path / "my" / "work")
+    assert files(tmp_path / "my" / "work") == wanted | {"a.ipynb": b"mine"}
+    assert "1 notebooks and pictures; kept 4 that were there." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("room", range(5))
+def test_a_copy_on_a_full_disk_leaves_nothing_that_later_ones_would_keep(
+    room, notebooks, tmp_path, monkeypatch
+):
+    left, whole = [room], Path.write_bytes
+
+    def write_bytes(path, content):
+        if left[0] == 0:
+            whole(path, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        return whole(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OSError, match="No space left"):
+        copied(notebooks[0], tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+    monkeypatch.undo()
+    copied(notebooks[0], tmp_path / "work")
+    assert len(files(tmp_path / "work")) == len(notebooks[1])
+
+
+def test_a_copy_keeps_a_link_that_leads_nowhere(notebooks, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "a.ipynb").symlink_to(tmp_path / "elsewhere")
+    copied(notebooks[0], tmp_path / "work")
+    assert (tmp_path / "work" / "a.ipynb").is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_copy_to_a_file_is_refused(refused, tmp_path):
+    (tmp_path / "work").write_bytes(b"mine")
+    sentence = refused("lab", "--copy", str(tmp_path / "work"))
+    assert sentence == f"{tmp_path / 'work'} is there and is no folder"
+    assert (tmp_path / "work").read_bytes() == b"mine"
+
+
+def test_what_the_terminal_has_no_letter_for_is_no_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "tlcourse", "list"],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        encoding="cp1252",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
@@ -278,5 +407,7 @@ def test_the_script_is_installed():
     assert script is not None
     assert (
         "Commands:"
-        in subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+        in subprocess.run(
+            [script, "--help"], capture_output=True, encoding="utf-8", check=True
+        ).stdout
     )

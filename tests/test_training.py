@@ -668,6 +668,17 @@ def test_trains_in_training_mode_and_puts_every_layer_back():
     assert modes(model) == before
 
 
+def test_trains_in_training_mode_whatever_on_epoch_leaves_behind():
+    model, during = net(dropout=0.5), []
+    train(
+        model,
+        epochs=2,
+        on_epoch=lambda m, _: m.eval() and None,
+        after_step=lambda m: during.append(all(modes(m))),
+    )
+    assert during == [True] * 6
+
+
 def test_predicts_in_eval_mode_and_puts_every_layer_back():
     model = net(dropout=0.5, input_dropout=0.5)
     model.fc1.eval()
@@ -1023,6 +1034,12 @@ def test_predict_refuses_what_is_not_one_entry_an_input():
             predict(Say(answer), (x, None))
     with pytest.raises(ValueError, match=r"^the model must return a tensor, got list$"):
         predict(Say(lambda x: {"a": [x]}), (x, None), output="a")
+
+
+def test_a_model_without_parameters_is_where_its_buffers_are():
+    model = nn.BatchNorm1d(3, affine=False, device="meta")
+    assert predict(model, (torch.rand(5, 3), None)).device.type == "meta"
+    assert predict(nn.ReLU(), (torch.rand(5, 3), None)).device.type == "cpu"
 
 
 def test_an_empty_set_has_an_empty_answer():

@@ -174,13 +174,13 @@ def data(context: typer.Context) -> None:
     """What data are on board; every file is read and its digest checked."""
     if context.invoked_subcommand is not None:
         return
-    from tlcourse.data import FETCHABLE, ON_BOARD, DataError, data_dir, is_there
+    from tlcourse.data import FETCHABLE, ON_BOARD, DataError, data_dir
 
     print(f"in {data_dir()}")
     damaged = []
     for name in [*ON_BOARD, *FETCHABLE]:
         try:
-            said = _counted(name) if is_there(name) else f"not here; {_how_to_fetch(name)}"
+            said = _on_board(name)
         except DataError as error:
             damaged.append(name)
             said = str(error)
@@ -190,18 +190,15 @@ def data(context: typer.Context) -> None:
         raise DataError(f"damaged or missing: {names}; each line above says what to do")
 
 
-def _counted(name: str) -> str:
-    from tlcourse.data import load
+def _on_board(name: str) -> str:
+    from tlcourse.data import FETCHABLE, is_there, load
 
+    if not is_there(name):
+        megabytes = FETCHABLE[name][1]
+        return f"not here; `tlcourse data fetch {name}` brings it (about {megabytes} MB)"
     train, test = load(name), load(name, "test")
     images = f"{len(train):,} images to train, {len(test):,} to test"
     return f"ok: {images}, {len(train.classes)} classes"
-
-
-def _how_to_fetch(name: str) -> str:
-    from tlcourse.data import FETCHABLE
-
-    return f"`tlcourse data fetch {name}` brings it (about {FETCHABLE[name][1]} MB)"
 
 
 @data_app.command("fetch")

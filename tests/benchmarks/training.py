@@ -21,7 +21,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from tlcourse import training
 from tlcourse.data import Images, as_input, load
@@ -113,6 +114,19 @@ def evaluation(title: str, make: Callable[[], nn.Module], test: Images) -> None:
     line(f"10,000 images: {title}, best bare loop ({size} at once)", mine, best, "≤ 1.05")
 
 
+class Pictures(Dataset):
+    """Items as torchvision's data sets give them, each turned from a picture into a tensor."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.pictures = images, [to_pil_image(x) for x in images.pixels]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return to_tensor(self.pictures[i]), self.images.labels[i]
+
+
 def distillation(train: Images) -> Iterator[tuple[str, Run, Run, str]]:
     """A recorded teacher against a live one, and against torchdistill's loss and a DataLoader."""
     from torchdistill.losses.mid_level import KDLoss
@@ -133,11 +147,10 @@ def distillation(train: Images) -> Iterator[tuple[str, Run, Run, str]]:
     def distil(objective: Any) -> Run:
         return lambda: fit(MLP(784, 800, 800, 10), train, objective, steps=steps, progress=False)
 
-    def usual() -> None:
+    def usual(items: Any) -> None:
         student = MLP(784, 800, 800, 10)
         optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.0)
-        floats = TensorDataset(as_input(train.pixels), train.labels)
-        for _, (x, y) in zip(range(steps), DataLoader(floats, batch_size=BATCH, shuffle=True)):
+        for _, (x, y) in zip(range(steps), DataLoader(items, batch_size=BATCH, shuffle=True)):
             with torch.no_grad():
                 v = teacher(x)
             loss = theirs({".": {"output": student(x)}}, {".": {"output": v}}, y)
@@ -147,7 +160,10 @@ def distillation(train: Images) -> Iterator[tuple[str, Run, Run, str]]:
 
     who = "1200-1200 teaches 800-800: recorded teacher, "
     yield who + "live teacher", distil(recorded), distil(live), "≤ 0.75"
-    yield who + "torchdistill with a DataLoader", distil(recorded), usual, "≤ 0.5"
+    floats = TensorDataset(as_input(train.pixels), train.labels)
+    for items, what in ((Pictures(train), "pictures"), (floats, "tensors")):
+        title = f"{who}torchdistill, DataLoader of {what}"
+        yield title, distil(recorded), partial(usual, items), "≤ 0.5"
 
 
 def two_workers_against_one() -> None:

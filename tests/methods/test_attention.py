@@ -215,6 +215,107 @@ def test_half_precision_does_not_overflow():
         assert loss([torch.zeros_like(s)], [torch.zeros_like(t)], beta=1.0) == 0
 
 
+# the size of activations
+
+
+SIZES = (1e-30, 1e-12, 1e-4, 1e-2, 100.0, 1e4, 1e12, 1e30)
+LOSSES = {
+    **{
+        f"{form}, {over}, p={p}": lambda s, t, how=(form, over, p): attention_transfer_loss(
+            [s], [t], beta=1.0, form=how[0], over=how[1], p=how[2]
+        )
+        for form in ("paper", "code")
+        for over in ("sum", "max")
+        for p in (1, 2, 3, 4, 8, 11.5)
+    },
+    "activations": lambda s, t: activation_loss([s], [t], beta=1.0),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_maps_are_unit_vectors_however_tiny_or_huge_the_activations_are(name):
+    """In single precision; one image of a batch may be tiny and the next one huge."""
+    s, t = normal(2, 3, 4, 4), normal(2, 3, 4, 4, seed=1)
+    expected = LOSSES[name](s, t)
+    slope = torch.autograd.grad(LOSSES[name](leaf := s.clone().requires_grad_(), t), leaf)[0]
+    for a, b in zip(SIZES, SIZES[::-1]):
+        size = torch.tensor([a, b])[:, None, None, None]
+        leaf = (s.float() * size).requires_grad_()
+        loss = LOSSES[name](leaf, t.float() * size.flip(0))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        found = torch.autograd.grad(loss, leaf)[0] * size  # the slope is that of the logarithm
+        assert_close(found, slope.float(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_gives_unit_vectors_too(name):
+    s, t = normal(2, 3, 4, 4).half(), normal(2, 3, 4, 4, seed=1).half()
+    expected = LOSSES[name](s.double(), t.double()).item()
+    for size in (1e-3, 1.0, 1e4):
+        leaf = (s * size).requires_grad_()
+        loss = LOSSES[name](leaf, t * size)
+        assert loss.item() == pytest.approx(expected, rel=0.05)
+        assert torch.autograd.grad(loss, leaf)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_recorded_maps_may_be_tiny_or_huge(size):
+    s, recorded = normal(2, 3, 4, 4), attention_map(normal(2, 5, 4, 4, seed=1))
+    expected = attention_transfer_loss([s], [recorded], beta=1.0)
+    found = attention_transfer_loss([s.float()], [recorded.float() * size], beta=1.0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_image_without_activations_beside_one_with_them(name):
+    """Zeros stay zeros: such an image is as far from any unit vector as zero is."""
+    s, t = normal(2, 3, 4, 4).float(), normal(2, 3, 4, 4, seed=1).float()
+    s[0], t[1] = 0, 0
+    leaf = s.requires_grad_()
+    loss = LOSSES[name](leaf, t)
+    (slope,) = torch.autograd.grad(loss, leaf)
+    alone = LOSSES[name](s[:1], t[:1]), LOSSES[name](s[1:], t[1:])
+    assert_close(loss, torch.stack(alone).mean())
+    assert slope.isfinite().all()
+    assert (slope[0] == 0).all()
+
+
+@pytest.mark.parametrize(("size", "p"), [(1e5, 8), (1e-6, 8), (1e-10, 4), (1e20, 2), (1e-20, 2)])
+def test_a_map_that_would_be_lost_is_refused_where_it_is_recorded(size, p):
+    A = normal(2, 3, 4, 4).float()
+    with pytest.raises(ValueError, match="A must be scaled to 1 first"):
+        attention_map(torch.stack([A[0], A[1] * size]), p)
+    assert attention_map(A * 0, p).max() == 0  # nothing is lost
+
+
+def test_recorded_maps_that_overflowed_are_refused():
+    recorded = torch.full((2, 4, 4), float("inf"))
+    with pytest.raises(ValueError, match="recorded maps must be finite"):
+        attention_transfer_loss([normal(2, 3, 4, 4).float()], [recorded], beta=1.0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_gradients_may_be_tiny_or_huge(size):
+    """Their distance is not scaled, as maps are: it is as large as they are."""
+    student, teacher = normal(3, 1, 2, 4), normal(3, 1, 2, 4, seed=1)
+    expected = gradient_transfer_loss(student, teacher, beta=1.0).item()
+    leaf = (student.float() * size).requires_grad_()
+    loss = gradient_transfer_loss(leaf, teacher.float() * size, beta=1.0)
+    assert loss.item() == pytest.approx(expected * size, rel=1e-5)
+    d = student - teacher
+    slope = d / d.flatten(1).norm(dim=1)[:, None, None, None] / 6
+    assert_close(torch.autograd.grad(loss, leaf)[0], slope.float())
+
+
+def test_equal_gradients_and_half_precision_ones():
+    J = (200 * normal(2, 1, 16, 16)).half().requires_grad_()
+    loss = gradient_transfer_loss(J, J.detach(), beta=1.0)
+    assert loss == 0
+    assert torch.autograd.grad(loss, J)[0].isfinite().all()
+    far = gradient_transfer_loss(J, -J.detach(), beta=1.0)
+    assert far.item() == pytest.approx(J.double().flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+
+
 # full activations
 
 
@@ -305,6 +406,38 @@ def test_the_teachers_gradient_gets_none():
     assert pair[1].grad is None
 
 
+class_of = torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8])
+def test_labels_of_the_input_gradient_may_be_whole_numbers_of_any_kind(kind):
+    net, x = network(), normal(4, 1, 2, 4)
+    assert torch.equal(input_gradient(net, x, class_of.to(kind)), input_gradient(net, x, class_of))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (class_of[:, None], r"labels must have shape \(4,\) like the logits, got \(4, 1\)"),
+        (F.one_hot(class_of, 3), r"like the logits, got \(4, 3\)"),
+        (class_of[:3], r"like the logits, got \(3,\)"),
+        (class_of.float(), "labels must be whole numbers, got torch.float32"),
+        (class_of + 1, r"labels must be in \[0, 3\), got 1 to 3"),
+        (-100 * class_of, r"labels must be in \[0, 3\), got -200 to 0"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, said):
+    with pytest.raises(ValueError, match=said):
+        input_gradient(network(), normal(4, 1, 2, 4), labels)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.bool])
+def test_pixels_that_are_whole_numbers_are_refused(kind):
+    x = torch.ones(4, 1, 2, 4).to(kind)
+    with pytest.raises(ValueError, match=f"x must be floating point, got {kind}"):
+        input_gradient(network(), x, class_of)
+
+
 # what is refused
 
 
@@ -360,6 +493,13 @@ A = torch.ones(2, 3, 4, 4)
             r"gradients must be \(N, …\), got \(0, 3, 4, 4\)",
         ),
         (lambda: connectors([3], [3, 4]), "the same length, got 1 and 2"),
+        (
+            lambda: attention_transfer_loss([A], [A], beta=1, p=0.5),
+            "p must be a finite number >= 1",
+        ),
+        (lambda: attention_transfer_loss([A], [A], beta=1, over="all"), "over must be 'sum' or"),
+        (lambda: attention_transfer_loss([A[:, 0]], [A], beta=1), r"\(N, C, H, W\)"),
+        (lambda: attention_transfer_loss([A], [A[:, 0, 0]], beta=1), r"\(N, C, H, W\)"),
         (lambda: gradient_transfer_loss(A, A[:1], beta=1), "the same shape"),
         (
             lambda: gradient_transfer_loss(A, A, beta=-2),

@@ -199,6 +199,67 @@ def test_refuses(call, said):
         call()
 
 
+# labels, masked classes, precision
+
+
+LABELLED = {
+    "lwf_loss": lambda y: lwf_loss(logits(6, 5), y, logits(6, 4, seed=1), logits(6, 4, seed=2)),
+    "lfl_loss": lambda y: lfl_loss(
+        logits(6, 5), y, logits(6, 8, seed=1), logits(6, 8, seed=2), weight=0.7
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_are_right_or_refused_with_a_sentence(name, labels):
+    call = LABELLED[name]
+    for kind in (torch.int32, torch.uint8, torch.int16):
+        assert call(labels.to(kind)) == call(labels)
+    for wrong, said in (
+        (labels[:, None], r"labels must have shape \(6,\) like the logits, got \(6, 1\)"),
+        (F.one_hot(labels, 5), r"like the logits, got \(6, 5\)"),
+        (labels[:1], r"like the logits, got \(1,\)"),
+        (labels.double(), "labels must be whole numbers, got torch.float64"),
+        (labels > 2, "labels must be whole numbers, got torch.bool"),
+        (labels + 1, r"labels must be in \[0, 5\), got 1 to 5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(wrong)
+
+
+def test_classes_that_are_masked_on_both_sides_do_not_count(labels):
+    z, v, mask = logits(6, 4), logits(6, 4, seed=1), torch.full((6, 1), -torch.inf, dtype=D)
+    whole = torch.cat([z, mask], 1).requires_grad_()
+    loss = response_loss(whole, torch.cat([v, mask], 1))
+    torch.testing.assert_close(loss.detach(), response_loss(z, v))
+    (found,) = torch.autograd.grad(loss, whole)
+    leaf = z.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(response_loss(leaf, v), leaf)
+    torch.testing.assert_close(found, torch.cat([expected, torch.zeros(6, 1, dtype=D)], 1))
+    new = torch.cat([logits(6, 5, seed=2), mask], 1)
+    torch.testing.assert_close(
+        lwf_loss(new, labels, whole, torch.cat([v, mask], 1)),
+        lwf_loss(new[:, :5], labels, z, v),
+    )
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
+def test_recorded_rows_without_a_finite_largest_logit_are_refused(value):
+    with pytest.raises(ValueError, match="must have a finite largest number in each row"):
+        response_loss(logits(2, 3), torch.full((2, 3), value, dtype=D))
+
+
+def test_half_precision_is_computed_in_single(labels):
+    """Squares of 300 features would overflow."""
+    now, then = (100 * logits(6, 300, seed=i) for i in (1, 2))
+    halves = [x.half() for x in (logits(6, 5), now, then)]
+    wide = [x.float() for x in halves]
+    found = lfl_loss(halves[0], labels, *halves[1:], weight=1e-6)
+    torch.testing.assert_close(found, lfl_loss(wide[0], labels, *wide[1:], weight=1e-6))
+    z, v = logits(6, 5).half(), logits(6, 5, seed=1).half()
+    torch.testing.assert_close(response_loss(z, v), response_loss(z.float(), v.float()))
+
+
 # who learns what
 
 
@@ -345,7 +406,7 @@ def test_the_larger_the_weight_the_less_the_old_answers_move(images):
             "new",
             5,
             "magic",
-            "way must be one of LwF, LFL, fine-tuning, fine-tuning FC, feature extraction, joint training, got 'magic'",
+            f"way must be one of {', '.join(WAYS)}, got 'magic'",
         ),
         ("old", 5, "LwF", "there is a head for 'old' already"),
         ("new", 0, "LwF", "classes must be >= 1, got 0"),
@@ -358,6 +419,57 @@ def test_add_task_refuses(task, classes, way, said):
         add_task(net, task, classes, way)
     assert net.state_dict().keys() == before.keys()
     assert all(p.requires_grad for p in net.parameters())
+
+
+# names of tasks
+
+
+ODD = ("train", "type", "float", "half", "to", "forward", "heads", "trunk", "self", "é", "a b", "5")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_task_may_have_any_name_that_a_module_can_have(name, images):
+    net = add_task(network(), name, 5, "LwF")
+    first = Heads(nn.Flatten(), **{name: nn.Linear(64, 3)})
+    assert set(first(images[0])) == {name}
+    assert list(net.heads) == ["old", name]
+    assert len(net.heads) == 2
+    assert name in net.heads
+    assert isinstance(net.heads[name], nn.Linear)
+    assert not net.train().eval().heads[name].training  # its own methods still work
+    twin = add_task(network(), name, 5, "LwF")
+    twin.load_state_dict(net.state_dict())
+    for other in (twin, deepcopy(net)):
+        assert torch.equal(predict(other, images, output=name), predict(net, images, output=name))
+    freeze(net.heads)
+    assert not any(p.requires_grad for p in net.heads[name].parameters())
+    unfreeze(net.heads)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["cat.dog", "", ".", 5, None, ("a",)])
+def test_other_names_are_refused_before_anything_is_frozen(name):
+    net = network()
+    with pytest.raises(ValueError, match="a task's name must be a string without dots, not empty"):
+        add_task(net, name, 2, "feature extraction")
+    assert all(p.requires_grad for p in net.parameters())
+    if isinstance(name, str):
+        with pytest.raises(ValueError, match="a task's name must be"):
+            Heads(nn.Flatten(), **{name: nn.Linear(64, 3)})
+
+
+def test_ordinary_names_keep_the_keys_of_checkpoints():
+    net = add_task(network(), "new", 5, "LwF")
+    keys = {key for key in net.state_dict() if key.startswith("heads")}
+    assert keys == {
+        f"heads.{task}.{what}" for task in ("old", "new") for what in ("weight", "bias")
+    }
+
+
+@pytest.mark.parametrize("head", [nn.Conv2d(8, 3, 1), nn.LazyLinear(3), nn.Identity()])
+def test_heads_that_do_not_tell_their_features_are_refused(head):
+    with pytest.raises(ValueError, match="first head must begin with a linear layer that knows"):
+        add_task(Heads(nn.Linear(3, 3), old=head), "new", 2, "LwF")
 
 
 def test_batches_carry_what_the_objective_needs(images):

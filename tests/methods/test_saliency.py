@@ -8,10 +8,13 @@ import captum.attr
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from tlcourse.methods.saliency import grad_cam, guided_backprop, guided_grad_cam
+from tlcourse.models import MLP, ConvNet, WideResNet, pretrained
 
 
 def normal(*shape, seed=0):
@@ -303,6 +306,62 @@ class Called(nn.Module):
         return self.function(x)
 
 
+OTHERS |= {
+    "log softmax": nn.LogSoftmax(1),
+    "attention": lambda z: F.scaled_dot_product_attention(z, z, z),
+    "attention written out": lambda z: (
+        z.flatten(2).softmax(2) @ z.flatten(2).mT @ torch.ones(3, 36)
+    ),
+    "square": lambda z: z**2,
+    "squared relu": lambda z: F.relu(z) ** 2,
+    "exp": torch.exp,
+    "sin": torch.sin,
+    "atan": torch.atan,
+    "log1p": lambda z: F.relu(z).log1p(),
+    "sqrt": lambda z: F.relu(z).sqrt(),
+    "reciprocal": lambda z: 1 / (2 + z),
+    "gelu by erf": lambda z: 0.5 * z * (1 + torch.erf(z / 2**0.5)),
+    "logsumexp": lambda z: z - z.logsumexp(1, keepdim=True),
+    "layer norm": nn.LayerNorm(6),
+    "group norm": nn.GroupNorm(1, 3),
+    "instance norm": nn.InstanceNorm2d(3),
+    "batch norm of the batch": nn.BatchNorm2d(3, track_running_stats=False),
+    "normalised": lambda z: F.normalize(z),
+    "standardised": lambda z: (z - z.mean()) / z.std(),
+    "times itself": lambda z: z * z,
+    "a gate": lambda z: z * z.mean((2, 3), keepdim=True),
+    "divided by itself": lambda z: z / z.sum().detach() / z.amax(),
+    "constant over x": lambda z: torch.div(torch.ones(1), 2 + z),
+    "matrix of itself": lambda z: z.flatten(2) @ z.flatten(2).mT @ torch.ones(3, 36),
+    "a filter of its own": lambda z: F.conv2d(z, z[:1].expand(3, -1, -1, -1)[..., :1, :1]),
+    "rounded": lambda z: z + torch.div(z, 2, rounding_mode="floor"),
+    "abs": torch.abs,
+    "in place on a part": lambda z: halves(z.clone(), torch.Tensor.sigmoid_),
+    "in place on a view": nn.Sequential(
+        nn.Flatten(), nn.SiLU(inplace=True), nn.Unflatten(1, (3, 6, 6))
+    ),
+    "scaled in place on a part": lambda z: halves(z.clone(), lambda part: part.mul_(z[:, 1])),
+    "checkpointed": lambda z: checkpoint(torch.tanh, z, use_reentrant=True),
+    "its own": lambda z: Tanh.apply(z),
+}
+
+
+def halves(z, function):
+    function(z[:, 0])
+    return z
+
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(out := z.tanh())
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0] ** 2)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", OTHERS)
 def test_one_relu_does_not_hide_another_nonlinearity(kind):
@@ -313,9 +372,104 @@ def test_one_relu_does_not_hide_another_nonlinearity(kind):
         Called(OTHERS[kind]),
         nn.Flatten(),
         nn.Linear(108, 5),
-    ).double()
+    ).float()
     with pytest.raises(ValueError, match="defined for ReLUs, and this model computes"):
-        guided_backprop(net, x, 0)
+        guided_backprop(net, x.float(), 0)
+
+
+def padded(z):
+    out = torch.zeros(len(z), 5, 6, 6)
+    out[:, 1:4] = z
+    return out[:, 1:4]
+
+
+STEPS = {
+    "1x1 convolution": nn.Conv2d(3, 3, 1),
+    "transposed": nn.ConvTranspose2d(3, 3, 1),
+    "batch norm": nn.BatchNorm2d(3).train(False),
+    "dropout": nn.Dropout(0.5),
+    "residual": lambda z: z + 2 * z,
+    "difference": lambda z: 1 - (z - 3 * z.flip(2)) / 2,
+    "concatenated": lambda z: torch.cat([z, -z], 1)[:, 1:4],
+    "stacked": lambda z: torch.stack([z, z]).sum(0),
+    "split": lambda z: torch.cat(z.split([1, 2], 1)[::-1], 1),
+    "chunks": lambda z: torch.cat(z.chunk(3, 1), 1),
+    "unbound": lambda z: torch.stack(z.unbind(1), 1),
+    "turned": lambda z: z.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "matrix": lambda z: torch.einsum("nchw,kc->nkhw", z, torch.ones(3, 3)),
+    "linear over channels": lambda z: F.linear(z.movedim(1, 3), torch.eye(3)).movedim(3, 1),
+    "scaled": lambda z: z * torch.linspace(1, 2, 6) / torch.tensor(3.0),
+    "masked by hand": lambda z: z * (z.detach() > 0),
+    "average": nn.AvgPool2d(1),
+    "adaptive average": nn.AdaptiveAvgPool2d(6),
+    "mean": lambda z: z.mean((2, 3), keepdim=True).expand(-1, -1, 6, 6),
+    "max": nn.MaxPool2d(3, 1, padding=1),
+    "adaptive max": nn.AdaptiveMaxPool2d(6),
+    "amax": lambda z: z.amax(1, keepdim=True).repeat(1, 3, 1, 1),
+    "max over channels": lambda z: z.max(1, keepdim=True)[0].expand(-1, 3, -1, -1),
+    **{
+        f"{mode} up and down": lambda z, m=mode: F.interpolate(
+            F.interpolate(z, 9, mode=m), 6, mode=m
+        )
+        for mode in ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
+    },
+    **{
+        f"{mode} padding": lambda z, m=mode: F.pad(z, (1, 1, 1, 1), mode=m)[..., 1:-1, 1:-1]
+        for mode in ("constant", "reflect", "replicate", "circular")
+    },
+    "pixel shuffle": lambda z: F.pixel_unshuffle(F.pixel_shuffle(z.repeat(1, 4, 1, 1), 2), 2)[
+        :, ::4
+    ],
+    "shuffled": lambda z: z.reshape(len(z), 3, 1, 6, 6).transpose(1, 2).flatten(1, 2).roll(1, 1),
+    "gathered": lambda z: z[:, [2, 0, 1]].index_select(1, torch.tensor([0, 1, 2])),
+    "blocks": lambda z: F.fold(F.unfold(z, 2, stride=2), (6, 6), 2, stride=2),
+    "written into zeros": padded,
+    "in place on a part": lambda z: halves(z.clone(), lambda part: part.add_(z[:, 1]).sub_(1)),
+    "another kind of number": lambda z: z.double().float(),
+    "spectral norm": nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 1)),
+    "weight norm": nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_what_is_linear_or_chooses_is_accepted(kind):
+    """With positive weights nothing is dropped where the step has no negative ones either."""
+    step = Called(STEPS[kind])
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), step, nn.Flatten(), nn.Linear(108, 5)).eval()
+    A = net[1](net[0](x.float())).detach().requires_grad_()
+    score = net[2:](A).gather(1, classes[:, None]).sum()
+    kept = torch.autograd.grad(score, A)[0].clamp(min=0) * (A > 0)
+    expected = F.conv_transpose2d(kept, net[0].weight).detach()
+    assert_close(guided_backprop(net, x.float(), classes), expected)
+
+
+def test_a_relu_in_place_on_a_view_is_a_relu():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 3, 3), nn.Flatten(), nn.ReLU(), nn.Linear(108, 5)]
+    expected = guided_backprop(nn.Sequential(*layers).double(), x, classes)
+    layers[2] = nn.ReLU(inplace=True)
+    assert_close(guided_backprop(nn.Sequential(*layers).double(), x, classes), expected)
+
+
+OURS = {
+    "MLP": lambda: MLP(128, 10, 5, dropout=0.5),
+    "ConvNet": lambda: ConvNet(5, channels=2, size=8, width=8, units=32),
+    "WideResNet": lambda: WideResNet(10, 1, 5, channels=2, base=2),
+    "resnet18": lambda: torchvision.models.resnet18(),
+    "tf_efficientnet_lite0": lambda: pretrained(),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_networks_of_the_course_are_accepted(name):
+    torch.manual_seed(0)
+    net = OURS[name]()
+    photo = torch.rand(1, *((2, 8, 8) if name in ("MLP", "ConvNet", "WideResNet") else (3, 64, 64)))
+    found = guided_backprop(net, photo, 3)
+    assert found.shape == photo.shape
+    assert found.isfinite().all()
+    assert found.abs().sum() > 0
+    assert all(p.requires_grad for p in net.parameters())
 
 
 class Prepares(nn.Module):
@@ -367,6 +521,52 @@ def test_parts_that_act_on_a_change_of_mode_are_told_of_the_way_back():
     assert_close(net[3].weight.detach(), before)
 
 
+PIXELS = (torch.uint8, torch.int64, torch.bool)
+METHODS = {
+    "grad_cam": lambda net, x, c: grad_cam(net, "1", x, c),
+    "guided_backprop": guided_backprop,
+    "guided_grad_cam": lambda net, x, c: guided_grad_cam(net, "1", x, c),
+}
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_pixels_that_are_whole_numbers_are_refused(method, kind):
+    with pytest.raises(ValueError, match=f"^x must be floating point, got {kind}$"):
+        METHODS[method](network(), torch.ones(3, 2, 8, 8).to(kind), 0)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int16])
+def test_classes_may_be_whole_numbers_of_any_kind(kind):
+    net = network()
+    assert torch.equal(grad_cam(net, "3", x, classes.to(kind)), grad_cam(net, "3", x, classes))
+
+
+def test_a_layer_may_be_given_itself():
+    net = network("residual")
+    assert torch.equal(grad_cam(net, net[3].conv, x, classes), grad_cam(net, "3.conv", x, classes))
+    assert_close(guided_grad_cam(net, net[3], x, 1), guided_grad_cam(net, "3", x, 1))
+    net.again = net[0]
+    assert torch.equal(grad_cam(net[:-1], net.again, x, 1), grad_cam(net[:-1], "0", x, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_model_works_or_is_refused(backend):
+    torch._dynamo.reset()
+    net = network()
+    expected = grad_cam(net, "3", x, classes)
+    compiled = torch.compile(net, backend=backend)
+    with torch.no_grad():
+        compiled(x)  # hooks come later
+    assert_close(grad_cam(compiled, "_orig_mod.3", x, classes), expected)
+    assert_close(grad_cam(compiled, net[3], x, classes), expected)
+    with pytest.raises(ValueError, match="defined for ReLUs, and this model computes"):
+        guided_backprop(compiled, x, classes)
+    net.compile(backend=backend)
+    assert_close(grad_cam(net, "3", x, classes), expected)
+
+
 class Beside(nn.Module):
     """A layer whose output goes nowhere."""
 
@@ -398,6 +598,11 @@ def with_(activation):
     [
         (lambda: grad_cam(network(), "9", x, 0), "the model has no layer '9'; it has 0, 1, 2, 3"),
         (lambda: grad_cam(network(), "", x, 0), "the model has no layer ''"),
+        (
+            lambda: grad_cam(network(), nn.Conv2d(2, 6, 3), x, 0),
+            "the model has no layer that is this Conv2d; it has 0, 1, 2, 3",
+        ),
+        (lambda: grad_cam(net := network(), net, x, 0), "no layer that is this Sequential"),
         (lambda: grad_cam(network(), "6", x, 0), r"must give \(N, C, H, W\), got \(3, 5\)"),
         (
             lambda: grad_cam(Twice().double(), "conv", x, 0),
@@ -409,7 +614,7 @@ def with_(activation):
         ),
         (
             lambda: grad_cam(Beside().double(), "conv", x, 0),
-            "the layer 'conv' must reach the logits, and they do not depend on it",
+            "the logits must depend on the layer 'conv'",
         ),
         (
             lambda: grad_cam(network(), "3", x, classes[:2]),
@@ -417,7 +622,7 @@ def with_(activation):
         ),
         (
             lambda: grad_cam(network(), "3", x, 1.0),
-            r"classes must be one whole number or one for each of 3 images, got \(\), torch.float32",
+            r"must be one whole number or one for each of 3 images, got \(\), torch.float32",
         ),
         (
             lambda: guided_backprop(nn.Sequential(network(), Called(lambda z: z[:2])), x, 0),

@@ -10,7 +10,8 @@ import nbformat
 import pytest
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, looks, prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\n"
+    "from samples import forgetting, looks, prediction, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
@@ -134,9 +135,8 @@ def test_the_slider_moves_in_the_widget_and_in_python_and_nothing_else_changes(l
     lab.wait_for_timeout(500)
     assert says(lab, 3) == "T is 1.0"
     assert says(lab, 5) == ""
-    lab.wait_for_function(
-        "document.querySelector('.tlc-temperature input').getAttribute('aria-valuetext') === 'T = 4'"
-    )
+    said = "document.querySelector('.tlc-temperature input').getAttribute('aria-valuetext')"
+    lab.wait_for_function(f"{said} === 'T = 4'")
     assert sources(lab) == before
     assert lab.complaints == []
 
@@ -190,15 +190,23 @@ def test_text_can_be_read_in_both_themes(lab, theme):
         arg="Dark" in theme,
     )
     ratios = lab.evaluate("""() => {
-      const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
-        .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-      const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort(); return (y + 0.05) / (x + 0.05); };
-      const found = {}, fill = (bar) => getComputedStyle(bar).fill;
+      const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+      const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).map((c) => linear(Number(c) / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const contrast = (a, b) => {
+        const [x, y] = [light(a), light(b)].sort();
+        return (y + 0.05) / (x + 0.05);
+      };
+      const found = {}, look = (node) => getComputedStyle(node);
       for (const root of document.querySelectorAll('.tlc')) {
-        const page = getComputedStyle(root).backgroundColor;
-        found[root.className] = contrast(getComputedStyle(root).color, page);
-        for (const bar of root.querySelectorAll('.tlc-fill')) found[bar.closest('svg').classList[1]] = contrast(fill(bar), page);
-        for (const line of root.querySelectorAll('.tlc-line')) found[line.classList[1]] = contrast(getComputedStyle(line).stroke, page);
+        const page = look(root).backgroundColor;
+        found[root.className] = contrast(look(root).color, page);
+        for (const bar of root.querySelectorAll('.tlc-fill'))
+          found[bar.closest('svg').classList[1]] = contrast(look(bar).fill, page);
+        for (const line of root.querySelectorAll('.tlc-line'))
+          found[line.classList[1]] = contrast(look(line).stroke, page);
       }
       return found; }""")
     assert min(ratio for name, ratio in ratios.items() if name.startswith("tlc tlc")) > 7

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from samples import forgetting, looks, photos, prediction, temperature  # noqa: F401, the notebook imports them too
+from samples import prediction
 
 from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
-    "import sys; sys.path.insert(0, {here!r})\nfrom samples import forgetting, looks, photos, prediction, temperature",
+    "import sys; sys.path.insert(0, {here!r})\n"
+    "from samples import forgetting, looks, photos, prediction, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
@@ -21,7 +22,8 @@ SOURCES = [
     "from tlcourse.exercises import exercise\nexercise('soften')",
     "looks()",
     "photos()",
-    "from tlcourse import plots\nfig, axes = plots.figure()\nplots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
+    "from tlcourse import plots\nfig, axes = plots.figure()\n"
+    "plots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
 ]
 
 
@@ -187,15 +189,15 @@ def test_forgetting_by_keyboard(opened):
     assert opened.evaluate("document.activeElement.type") == "checkbox"
     opened.keyboard.press("Space")
     assert line.get_attribute("d") == ""
-    opened.wait_for_function(
-        "document.querySelector('.tlc-forgetting [role=status]').textContent.startsWith('Weight 3. LwF: mean accuracy ')"
-    )
+    said = "document.querySelector('.tlc-forgetting [role=status]').textContent"
+    opened.wait_for_function(f"{said}.startsWith('Weight 3. LwF: mean accuracy ')")
 
 
 @pytest.mark.slow
 def test_attention_by_keyboard(opened):
     first, second = (opened.locator(".tlc-attention").nth(i) for i in (0, 1))
-    pixels = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+    pixels = """canvas => Array.from(
+        canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"""
     painted = "canvas => canvas.toDataURL()"
     canvas, power = (
         first.locator("canvas.tlc-look").first,
@@ -235,8 +237,10 @@ def test_attention_by_keyboard(opened):
 def test_a_redraw_takes_less_than_a_frame(opened):
     """Not a timing: the bars have moved when the key's own event has been handled."""
     moved = opened.evaluate("""() => {
-      const root = document.querySelector('.tlc-temperature'), slider = root.querySelector('input[type=range]');
-      const height = () => root.querySelector('rect[fill]').getAttribute('height'), before = height();
+      const root = document.querySelector('.tlc-temperature');
+      const slider = root.querySelector('input[type=range]');
+      const height = () => root.querySelector('rect[fill]').getAttribute('height');
+      const before = height();
       slider.value = 40; slider.dispatchEvent(new Event('input'));
       return before !== height();
     }""")
@@ -272,15 +276,50 @@ def test_a_prediction_by_keyboard(opened):
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_needs_scrolling_sideways(opened, width):
     opened.set_viewport_size({"width": width, "height": 800})
+    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     opened.wait_for_timeout(200)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     for widget in opened.locator(".tlc").all():
         inner, outer = widget.evaluate("node => [node.scrollWidth, node.clientWidth]")
         assert inner <= outer
-    sizes = opened.evaluate("""() => [...document.querySelectorAll('.tlc-number, .tlc-tick, .tlc-name')].map(node => {
-      const drawing = node.ownerSVGElement, scale = drawing.clientWidth / drawing.viewBox.baseVal.width;
-      return parseFloat(getComputedStyle(node).fontSize) * scale; })""")
+    texts = "document.querySelectorAll('.tlc-number, .tlc-tick, .tlc-name')"
+    sizes = opened.evaluate(f"""() => [...{texts}].map(node => {{
+      const drawing = node.ownerSVGElement, width = drawing.viewBox.baseVal.width;
+      return parseFloat(getComputedStyle(node).fontSize) * drawing.clientWidth / width; }})""")
     assert min(sizes) >= 7.5
+
+
+@pytest.mark.slow
+def test_a_solution_of_100_columns_fits_its_box(opened):
+    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    code = opened.locator("details pre code").first
+    code.evaluate("(node, text) => node.textContent = text", f"{'x' * 100}\n{'y' * 40}")
+    inner, outer = code.locator("..").evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert inner <= outer
+    height = code.evaluate("node => node.getBoundingClientRect().height")
+    line = code.evaluate("node => parseFloat(getComputedStyle(node).lineHeight)")
+    assert height < 3 * line  # two lines: nothing is broken
+
+
+@pytest.mark.slow
+def test_a_widget_whose_state_has_a_fault_says_so_and_the_others_live(tmp_path, browser):
+    states, outputs = {}, []
+    for name, low in (("ill", float("-inf")), ("well", 58.0)):
+        state = {k: v for k, v in prediction().get_state().items() if k != "layout"} | {"low": low}
+        states[name] = {"model_module": "anywidget", "model_name": "AnyModel", "state": state}
+        outputs.append(nbformat.v4.new_output("display_data", {VIEW: {"model_id": name}}))
+    cell = nbformat.v4.new_code_cell("w", execution_count=1, outputs=outputs)
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"widgets": {STATE: {"state": states}}}
+    )
+    nbformat.write(notebook, tmp_path / "one.ipynb")
+    tab = browser.new_page()
+    tab.goto(write_page(tmp_path / "one.ipynb", tmp_path / "one.html").as_uri())
+    tab.wait_for_selector(".tlc")
+    said = "the state of this PredictionWidget holds a number that is not finite"
+    assert tab.get_by_text(f"This interactive figure could not be drawn: {said}").is_visible()
+    assert tab.locator(".tlc-prediction").count() == 1
+    tab.close()
 
 
 @pytest.mark.slow

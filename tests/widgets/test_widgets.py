@@ -36,7 +36,7 @@ jsdom = pytest.mark.skipif(
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.js")))
 def test_modules_under_node(file):
     done = subprocess.run(
-        ["node", "--test", str(HERE / file)], capture_output=True, text=True, timeout=120
+        ["node", "--test", str(HERE / file)], capture_output=True, encoding="utf-8", timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "# fail 0" in done.stdout
@@ -52,7 +52,7 @@ def in_node(kind: type, names: str, given: object, what: str) -> object:
     done = subprocess.run(
         ["node", "--input-type=module", "-e", script],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         timeout=60,
     )
@@ -500,16 +500,9 @@ def test_a_weight_of_less_digits_finds_its_place_on_the_grid():
         assert widget.weight == 0.3
 
 
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [
-        (2.5, traitlets.TraitError),
-        ("1", traitlets.TraitError),
-        (np.float32(1), traitlets.TraitError),
-    ],
-)
-def test_a_position_is_a_whole_number(value, error):
-    with pytest.raises(error, match="image"):
+@pytest.mark.parametrize("value", [2.5, "1", None, True, np.nan, [1], np.array([1]), 10**30, -1])
+def test_a_position_is_a_whole_number_in_range(value):
+    with pytest.raises((ValueError, traitlets.TraitError), match="image"):
         temperature().image = value
 
 

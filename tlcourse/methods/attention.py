@@ -170,15 +170,19 @@ def gradient_transfer_loss(
 
 
 def _largest(A: Tensor) -> Tensor:
-    """The largest magnitude of each image, (N, 1, …), without gradient. Never 0."""
+    """The largest magnitude of each image, (N, 1, …), without gradient; what is tiny at least."""
     top = A.detach().abs().amax(tuple(range(1, A.ndim)), keepdim=True)
     return top.clamp_min(torch.finfo(A.dtype).tiny)
 
 
 def _scaled(A: Tensor) -> Tensor:
-    """Each image divided by its largest magnitude: powers and squares then stay in range."""
+    """Each image divided by its largest magnitude: powers and squares then stay in range.
+
+    An image of zeros stays one, and has no slope.
+    """
     A = wide(A)
-    return A / _largest(A)
+    top = _largest(A)
+    return A / top.masked_fill(top == torch.finfo(A.dtype).tiny, math.inf)
 
 
 def _powers(A: Tensor, p: float, over: Over) -> Tensor:

@@ -14,6 +14,7 @@ Yosinski et al. 2014, "How transferable are features in deep neural networks?"; 
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
@@ -98,10 +99,8 @@ def replace_head(model: Model, classes: int) -> Model:
     layers = {part: name for name, part in places if name and isinstance(part, nn.Linear)}
     _expect_head(layers, model)
     old = list(layers)[-1]
-    keeps = {"device": old.weight.device, "dtype": old.weight.dtype}
-    new: nn.Module = nn.Linear(old.in_features, classes, old.bias is not None, **keeps)
-    if isinstance(old, nn.LazyLinear):
-        new = nn.LazyLinear(classes, old.bias is not None, **keeps)
+    make = nn.LazyLinear if isinstance(old, nn.LazyLinear) else partial(nn.Linear, old.in_features)
+    new = make(classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
     for name in [name for name, part in places if part is old]:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, new)

@@ -95,9 +95,11 @@ def add_task(network: Heads, task: str, classes: int, way: str, *, hidden: int =
     if not plan.old_heads:
         freeze(network.heads)
     where = next(network.parameters())
-    new: nn.Module = nn.Linear(features, classes)
-    if plan.hidden:
-        new = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+    new: nn.Module = (
+        nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        if plan.hidden
+        else nn.Linear(features, classes)
+    )
     network.heads[task] = new.to(where.device, where.dtype)
     return network
 
@@ -145,7 +147,7 @@ def lwf_loss(
     same = len(now) == len(then) > 0
     expect(same, f"old_logits and recorded must be of the same old tasks, got {many}")
     first, *others = (response_loss(z, v, T=T, scaled=scaled) for z, v in zip(now, then))
-    new = F.cross_entropy(new_logits, class_labels(labels, new_logits))
+    new = F.cross_entropy(wide(new_logits), class_labels(labels, new_logits))
     return new + weight * sum(others, start=first)
 
 
@@ -163,7 +165,7 @@ def lfl_loss(
     expect_same_shape("features and recorded", features, recorded)
     expect(features.ndim == 2, f"features must have shape (N, D), got {tuple(features.shape)}")
     moved = (wide(features) - wide(recorded.detach())).square().sum() / len(features)
-    return F.cross_entropy(logits, class_labels(labels, logits)) + weight / 2 * moved
+    return F.cross_entropy(wide(logits), class_labels(labels, logits)) + weight / 2 * moved
 
 
 def _expect_name(task: str) -> None:

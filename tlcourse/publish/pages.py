@@ -60,11 +60,9 @@ def render(notebook: NotebookNode, mathjax: str) -> str:
     _mend(notebook)
     notebook.metadata["title"] = _title(notebook)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(HERE / "templates")])
-    resources = {
-        "mathjax": mathjax,
-        "host": (HERE / "static" / "host.js").read_text(encoding="utf-8"),
-        "style": (HERE / "static" / "page.css").read_text(encoding="utf-8"),
-    }
+    static = {"host": HERE / "static" / "host.js", "style": HERE / "static" / "page.css"}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in static.items()}
+    resources = {"mathjax": mathjax, **texts}
     try:
         return str(exporter.from_notebook_node(notebook, resources=resources)[0])
     except InvalidNotebook as error:

@@ -1,7 +1,6 @@
 """What the widgets share in Python: their module's text, their look, and numbers as buffers."""
 
 from math import inf, isfinite
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,8 @@ class Whole(traitlets.Int):
     """A whole number, also one of NumPy or torch."""
 
     def validate(self, obj: Any, value: Any) -> Any:
-        """The number as an int. Raises ValueError or TraitError."""
-        kind = array(value).dtype.kind
-        return super().validate(
-            obj, index(value) if kind in "iu" and np.ndim(value) == 0 else value
-        )
+        """The number as an int. Raises TraitError."""
+        return super().validate(obj, array(value)[()])
 
 
 class Position(Whole):
