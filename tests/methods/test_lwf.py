@@ -333,6 +333,18 @@ def test_feature_extraction_gets_a_head_with_a_hidden_layer():
     assert torch.equal(net(x)["new"], net(x)["new"])  # dropout is off
 
 
+@pytest.mark.parametrize("way", ["LwF", "feature extraction"])
+def test_only_the_new_head_draws_random_numbers(way):
+    """Recorded experiments rest on it: the same seed gives the same head."""
+    net = network()
+    torch.manual_seed(7)
+    add_task(net, "new", 5, way, hidden=16)
+    torch.manual_seed(7)
+    hidden = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5)] if way != "LwF" else [nn.Linear(8, 5)]
+    ours, theirs = net.heads["new"].parameters(), nn.Sequential(*hidden).parameters()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_warm_up_leaves_trunk_old_head_and_buffers_as_they_were(images):
     net = add_task(network(dropout=0.5), "new", 5, "LwF")
     freeze(net.trunk), freeze(net.heads["old"])

@@ -176,13 +176,10 @@ def _largest(A: Tensor) -> Tensor:
 
 
 def _scaled(A: Tensor) -> Tensor:
-    """Each image divided by its largest magnitude: powers and squares then stay in range.
-
-    An image of zeros stays one, and has no slope.
-    """
+    """Each image divided by its largest magnitude, so that powers stay in range; zeros stay so."""
     A = wide(A)
     top = _largest(A)
-    return A / top.masked_fill(top == torch.finfo(A.dtype).tiny, math.inf)
+    return A / top.masked_fill(top == torch.finfo(A.dtype).tiny, math.inf)  # no slope at zero
 
 
 def _powers(A: Tensor, p: float, over: Over) -> Tensor:
@@ -198,20 +195,14 @@ def _power(A: Tensor, p: float) -> Tensor:
 
 
 def _unit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two of (N, …, H, W) as unit vectors, the larger averaged down to the smaller.
-
-    Zeros stay zeros.
-    """
+    """Two of (N, …, H, W) as unit vectors, the larger averaged down to the smaller."""
     h, w = (min(sides) for sides in zip(a.shape[-2:], b.shape[-2:]))
     a, b = (m if m.shape[-2:] == (h, w) else F.adaptive_avg_pool2d(m, (h, w)) for m in (a, b))
     return F.normalize(a.flatten(1)), F.normalize(b.flatten(1))
 
 
 def _distance(a: Tensor, b: Tensor, form: Form) -> Tensor:
-    """Of rows (N, D): half the 2-norm of the difference, or the mean of its squares.
-
-    The norm's slope at 0 is taken as 0.
-    """
+    """Of rows (N, D): half the 2-norm of the difference (slope 0 at 0), or its mean square."""
     if form == "code":
         return (a - b).square().mean()
     return torch.linalg.vector_norm(a - b, dim=1).mean() / 2

@@ -57,10 +57,7 @@ def freeze(module: Model) -> Model:
 
 
 def unfreeze(module: Model) -> Model:
-    """Undo `freeze`: the same parameters can be trained as before, and the modes are as they were.
-
-    Returns the same module.
-    """
+    """Undo `freeze`: parameters can be trained as before, modes are as before. Returns module."""
     modes = {part: part.training for part in module.modules()}
     for part in modes:
         if frozen := _frozen(part):
