@@ -41,7 +41,7 @@ SPREAD = [
     0.0,
     1.0,
     2.0,
-]  # five differences of mean 0 and s = √2.5: the interval's half is t·√0.5, 1.96324 at 95 %, 1.50745 at 90 %
+]  # mean 0, s = √2.5: the interval's half is t·√0.5, 1.96324 at 95 %, 1.50745 at 90 %
 STUDENTS = greater("alone", "distilled", "errors")
 counts = st.integers(-1000, 1000).map(float)
 
@@ -636,9 +636,10 @@ def test_the_ledger_quotes_the_verdicts(home):
     expected = judge(next(c for c in E.claims if c.id == "K1"), rows)
     kept = ("verdict", "effect", "low", "high", "seeds", "kind", "experiment", "scale", "chapter")
     assert [found["K1"][key] for key in kept] == [
-        SUPPORTED, pytest.approx(expected.effect), pytest.approx(expected.low), pytest.approx(expected.high), 6,
-        "greater", "distillation", "lecture", "knowledge_distillation",
-    ]  # fmt: skip
+        SUPPORTED,
+        *(pytest.approx(x) for x in (expected.effect, expected.low, expected.high)),
+        *(6, "greater", "distillation", "lecture", "knowledge_distillation"),
+    ]
     assert [found["K4"][key] for key in ("verdict", "effect", "low", "high", "seeds")] == [
         SUPPORTED,
         0.0,

@@ -3,7 +3,6 @@
 import importlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 

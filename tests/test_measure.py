@@ -635,7 +635,9 @@ def test_a_row_of_one_seed_alone_says_nothing():
     assert measuring._is_within(new, recorded)
 
 
-@pytest.mark.parametrize(("noise", "within"), [((0.3, -0.2, -0.3, 0.1), True), ((2.0, 2.1, 1.9, 2.2), False)])
+@pytest.mark.parametrize(
+    ("noise", "within"), [((0.3, -0.2, -0.3, 0.1), True), ((2.0, 2.1, 1.9, 2.2), False)]
+)
 def test_the_rows_of_one_tuning_seed_may_not_be_shifted_as_a_whole(
     here, monkeypatch, noise, within
 ):

@@ -1,4 +1,4 @@
-"""Reading records: summaries, differences, what to expect, and whatever can be wrong with a file."""
+"""Reading records: summaries, differences, what to expect, and what can be wrong with a file."""
 
 import json
 from math import isnan, nan

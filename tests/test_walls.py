@@ -86,7 +86,9 @@ def test_the_package_stays_compact():
 
 def test_what_belongs_to_chapters_stays_compact():
     """A verdict is what a learner is told: of a claim at a scale, or of a mistake in an answer."""
-    claims = [scale for e in EXPERIMENTS.values() for c in e.claims for scale in c.scales or e.scales]
+    claims = [
+        scale for e in EXPERIMENTS.values() for c in e.claims for scale in c.scales or e.scales
+    ]
     mistakes = [mistake for exercise in EXERCISES.values() for mistake in exercise.mistakes]
     verdicts = len(claims) + len(mistakes)
     assert lines("experiments", "exercises") <= 30 * verdicts, "something is said twice"
