@@ -32,7 +32,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
-from tlcourse.methods._checks import expect
+from tlcourse.methods._checks import expect, expect_counts
 
 FASHION: tuple[str, ...] = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal")
 FASHION += ("shirt", "sneaker", "bag", "ankle boot")
@@ -129,7 +129,7 @@ class Images:
 
         Raises ValueError if a class has fewer than n.
         """
-        _expect_counts("n", n)
+        expect_counts("n must be a whole number", n)
         order = _permutation(len(self), seed)
         labels = self.labels.cpu().numpy()[order]
         chosen = np.zeros(len(self), dtype=bool)
@@ -147,7 +147,7 @@ class Images:
         For example `train, validation = images.split(50_000, 10_000, seed=0)`. Raises ValueError if
         there is no count, one is below 1, or there are not enough images.
         """
-        _expect_counts("each count", *counts)
+        expect_counts("each count must be a whole number", *counts)
         total = sum(map(int, counts))
         expect(total <= len(self), f"counts must add up to <= {len(self)}, got {counts}")
         parts = np.split(_permutation(len(self), seed), np.cumsum(counts))
@@ -159,12 +159,6 @@ class Images:
         known = whole and number in range(len(self.classes))
         expect(known, f"class {c!r} is not one of {self.name}: {', '.join(self.classes)}")
         return int(number)
-
-
-def _expect_counts(name: str, *numbers: object) -> None:
-    whole = [isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers]
-    came = ", ".join(map(repr, numbers)) or "none"
-    expect(bool(whole) and all(whole), f"{name} must be a whole number >= 1, got {came}")
 
 
 def as_input(pixels: Tensor) -> Tensor:
@@ -181,7 +175,7 @@ def load(name: str, split: str = "train", *, size: int | None = None) -> Images:
     for an unknown name or split, DataError when files are missing or damaged; it says what to do.
     """
     expect(isinstance(name, str), f"name must be a string, got {name!r}")
-    _expect_counts("size", 1 if size is None else size)
+    expect_counts("size must be a whole number", 1 if size is None else size)
     expect(split in ("train", "test"), f'split must be "train" or "test", got {split!r}')
     if name == "digits":
         return _digits(split)
@@ -299,13 +293,13 @@ Augmentation = Callable[[Tensor, Generator], Tensor]
 
 def random_shift(pixels: int = 2) -> Augmentation:
     """Move each image (N, C, H, W) by up to `pixels` along both axes; the border is black."""
-    _expect_counts("pixels", pixels)
+    expect_counts("pixels must be a whole number", pixels)
     return lambda x, generator: _crop(x, int(pixels), "constant", generator)
 
 
 def random_crop(padding: int = 4) -> Augmentation:
     """Move each image (N, C, H, W) by up to `padding`; the border is filled by reflection."""
-    _expect_counts("padding", padding)
+    expect_counts("padding must be a whole number", padding)
     return lambda x, generator: _crop(x, int(padding), "reflect", generator)
 
 

@@ -10,7 +10,6 @@ import socket
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,7 +18,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from tlcourse.methods._checks import expect
+from tlcourse.methods._checks import expect, expect_counts
 
 
 def MLP(*sizes: int, dropout: float = 0.0, input_dropout: float = 0.0) -> nn.Sequential:
@@ -31,7 +30,7 @@ def MLP(*sizes: int, dropout: float = 0.0, input_dropout: float = 0.0) -> nn.Seq
     a share outside [0, 1).
     """
     expect(len(sizes) >= 2, f"sizes must be at least two numbers >= 1, got {sizes}")
-    _expect_counts("sizes", *sizes)
+    expect_counts("sizes must be whole numbers", *sizes)
     for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
         expect(0 <= share < 1, f"{name} must be in [0, 1), got {share}")
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
@@ -54,9 +53,11 @@ def ConvNet(
     half the size of the last), flatten, fc6, relu6, fc7, relu7, head. Raises ValueError if size is
     below 8 or another number below 1.
     """
-    _expect_counts("classes, channels, width and units", classes, channels, width, units)
+    expect_counts(
+        "classes, channels, width and units must be whole numbers", classes, channels, width, units
+    )
     expect(size >= 8, f"size must be at least 8 pixels (three blocks halve it), got {size}")
-    _expect_counts("size", size)
+    expect_counts("size must be a whole number", size)
     maps = [int(channels), *(int(width) * 2**i for i in range(3))]  # NumPy's integers overflow
     blocks = {f"block{i}": _block(maps[i - 1], maps[i]) for i in (1, 2, 3)}
     fc6, fc7 = nn.Linear(maps[3] * (int(size) // 8) ** 2, units), nn.Linear(units, units)
@@ -104,10 +105,10 @@ def WideResNet(
     multiple of 6, and another number below 1. Zagoruyko and Komodakis 2016, "Wide residual
     networks".
     """
-    _expect_counts("depth", depth)
+    expect_counts("depth must be a whole number", depth)
     expect(depth >= 10 and depth % 6 == 4, f"depth must be 10, 16, 22, 28, …, got {depth}")
     numbers = (width, classes, channels, base, stem_stride)
-    _expect_counts("width, classes, channels, base and stem_stride", *numbers)
+    expect_counts("width, classes, channels, base and stem_stride must be whole numbers", *numbers)
     maps = [int(base), *(int(base) * int(width) * 2**i for i in range(3))]
     groups = {
         f"group{i}": _group(maps[i - 1], maps[i], (depth - 4) // 6, 1 if i == 1 else 2)
@@ -237,9 +238,3 @@ def _block(maps_in: int, maps_out: int) -> nn.Sequential:
 
 def _named(layers: Mapping[str, nn.Module]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
-
-
-def _expect_counts(name: str, *numbers: object) -> None:
-    whole = [isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers]
-    came = ", ".join(map(repr, numbers))
-    expect(all(whole), f"{name} must be whole numbers >= 1, got {came}")

@@ -1,6 +1,7 @@
 """Argument checks: one sentence that names the argument, what came and what was expected."""
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ def expect(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def expect_counts(what: str, *numbers: object) -> None:
+    """Raise ValueError unless all are whole numbers >= 1: `what` is "n must be a whole number"."""
+    whole = [isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers]
+    came = ", ".join(map(repr, numbers)) or "none"
+    expect(bool(whole) and all(whole), f"{what} >= 1, got {came}")
 
 
 def expect_labels(labels: Tensor, logits: Tensor) -> None:
