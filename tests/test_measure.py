@@ -600,16 +600,19 @@ def test_what_is_equal_in_every_seed_must_be_equal_again(stale, monkeypatch):
 def frames(seeds: int, shift: float, rows: int = 50, wild: float = 0.0):
     """Recorded values of so many rows and seeds, and those of a seed that is shifted."""
     generator = np.random.default_rng(0)
-    recorded = pd.DataFrame(generator.normal(size=(rows, seeds)))
-    new = pd.Series(generator.normal(size=rows) + shift)
-    new[0] += wild
+    index = [json.dumps({"metric": "errors", "row": row}) for row in range(rows)]
+    recorded = pd.DataFrame(generator.normal(size=(rows, seeds)), index)
+    new = pd.Series(generator.normal(size=rows) + shift, index)
+    new.iloc[0] += wild
     return new, recorded
 
 
 def test_rows_of_the_same_distribution_are_within_the_range_999_times_of_1000():
     drawn = np.random.default_rng(1).normal(size=(2000, 40, 6))
+    index = ['{"metric": "errors"}'] * 40
     inside = [
-        measuring._is_within(pd.Series(table[:, 5]), pd.DataFrame(table[:, :5])) for table in drawn
+        measuring._is_within(pd.Series(table[:, 5], index), pd.DataFrame(table[:, :5], index))
+        for table in drawn
     ]
     assert np.mean(inside) >= 0.997
 
@@ -628,10 +631,23 @@ def test_the_range_is_of_all_rows_together(seeds, shift, wild, within):
     assert measuring._is_within(*frames(seeds, shift, wild=wild)) is within
 
 
+def test_a_tie_of_two_seeds_is_no_promise():
+    """Two of many counts agree by chance; where a metric never varies, it must not."""
+    new, recorded = frames(2, 0.0)
+    recorded.iloc[0] = 0.5
+    new.iloc[0] = 1.5
+    assert measuring._is_within(new, recorded)
+    recorded.index = [*['{"metric": "fixed"}'], *recorded.index[1:]]
+    new.index = recorded.index
+    assert not measuring._is_within(new, recorded)
+    new.iloc[0] = 0.5
+    assert measuring._is_within(new, recorded)
+
+
 def test_a_row_of_one_seed_alone_says_nothing():
     new, recorded = frames(6, 0.0)
     recorded.iloc[0, 1:] = np.nan
-    new[0] = 1e9
+    new.iloc[0] = 1e9
     assert measuring._is_within(new, recorded)
 
 

@@ -167,16 +167,20 @@ def _is_within(new: pd.Series, recorded: pd.DataFrame) -> bool:
     """Whether values lie inside the range that the columns of recorded seeds make us expect.
 
     No value may be outside of it, nor all of them together further out than one alone might be.
-    Values that are equal in all seeds must be so here; one that a single seed has is not judged.
+    Where a few seeds happen to agree, the spread is that of the metric; if it has none, the value
+    must be the same again. One that a single seed has is not judged.
     """
-    many, spread = recorded.count(axis=1), recorded.std(axis=1)
-    known = many.gt(1) & spread.gt(1e-9 * recorded.abs().max(axis=1))
-    same = np.isclose(new, recorded.mean(axis=1), rtol=1e-6, atol=0)
-    unit = spread * (1 + 1 / many) ** 0.5
-    far = ((new - recorded.mean(axis=1)).abs() / unit)[known]
+    many, mean, own = recorded.count(axis=1), recorded.mean(axis=1), recorded.std(axis=1)
+    own = own.where(own > 1e-9 * recorded.abs().max(axis=1))
+    metric = [json.loads(key)["metric"] for key in recorded.index]
+    spread = own.fillna((own**2).groupby(metric).transform("mean") ** 0.5)
+    fixed = many.gt(1) & spread.isna()
+    known = many.gt(1) & spread.notna()
+    far = ((new - mean).abs() / (spread * (1 + 1 / many) ** 0.5))[known]
     limit = [stats.t.ppf(1 - (1 - ALL_ROWS) / 2 / rows, many[known] - 1) for rows in (len(new), 1)]
     alone, together = (far <= limit[0]).all(), (far**2).mean() <= (limit[1] ** 2).mean()
-    return bool(same[many.gt(1) & ~known].all() and (not len(far) or (alone and together)))
+    same = np.isclose(new[fixed], mean[fixed], rtol=1e-6, atol=0).all()
+    return bool(same and (not len(far) or (alone and together)))
 
 
 def _comparable(rows: pd.DataFrame) -> pd.Series:
