@@ -116,10 +116,8 @@ def test_mlp_refuses_fewer_than_two_sizes(sizes):
     ],
 )
 def test_networks_refuse_what_is_no_whole_number_from_one(name, build, wrong):
-    with pytest.raises(
-        ValueError,
-        match=rf"^{name} must be (a whole number|whole numbers) >= 1, got .*{re.escape(repr(wrong))}",
-    ):
+    said = rf"^{name} must be (a whole number|whole numbers) >= 1, got .*{re.escape(repr(wrong))}"
+    with pytest.raises(ValueError, match=said):
         build(wrong)
 
 
