@@ -12,14 +12,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
 from toy_experiment import toy
+from websocket import create_connection
 
+from tlcourse.claims import Claim, Decision, Verdict
 from tlcourse.cli import main
+from tlcourse.experiments import Entry
 from tlcourse.measure import measure, state
 from tlcourse.publish.lab import copied
 from tlcourse.results import read
@@ -40,6 +44,7 @@ def tlcourse(*arguments, **environment):
 @pytest.fixture
 def said(monkeypatch, capsys):
     """Run a command in this process, and return its exit code and what it printed."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tlcourse", *arguments])
@@ -48,6 +53,10 @@ def said(monkeypatch, capsys):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+def fits(text, columns=80):
+    return max(map(len, text.splitlines())) <= columns
 
 
 @pytest.fixture
@@ -110,22 +119,152 @@ def test_without_the_data_folder_the_error_says_what_to_do(tmp_path, monkeypatch
     assert "Clone the course's repository" in sentence
 
 
-def test_list_names_experiments_scales_and_arms(said):
+def test_alone_it_prints_its_help(said):
+    for arguments in ([], ["--debug"]):
+        code, out, err = said(*arguments)
+        assert (code, err) == (0, "")
+        commands = out.split("Commands:\n")[1].splitlines()
+        assert [line.split()[0] for line in commands][:3] == ["lab", "list", "run"]
+        assert all(line.endswith(".") and not line.endswith("..") for line in commands)
+        assert fits(out)
+
+
+def test_list_names_experiments_scales_and_arms_by_chapter(said):
     _, out, _ = said("list")
-    assert "distillation: Does a small network" in out
-    assert "arms: teacher · alone · T=1" in out
-    assert re.search(r"lecture: \d+ seeds, about \d+ minutes of one core; recorded on ", out)
+    heads = [line for line in out.splitlines() if line[:1].strip()]
+    assert [head.split()[0] for head in heads[:3]] == ["arm:", "scale:", "seed:"]
+    assert heads[3:6] == ["Knowledge distillation", "Attention transfer", "Continual learning"]
+    assert "\n  distillation: Does a small network" in out
+    assert "\n    arms: teacher · alone · T=1" in out
+    assert re.search(r"\n    lecture: \d+ seeds, about \d+ min of one core; recorded on ", out)
+    assert fits(out)
 
 
-def test_claims_are_one_line_each(said):
-    lines = said("claims")[1].splitlines()
-    assert {line.split()[0] for line in lines} >= {f"K{i}" for i in range(1, 9)}
+def entry(name, kind="greater", verdict="supported", why="", status="current", **changes):
+    """A line of the ledger, of the toy in the chapter of this kind."""
+    numbers = changes.pop("numbers", (2.8, 1.1, 4.4))
+    claim = Claim(
+        id=name,
+        sentence=changes.pop("sentence", f"the sentence of {name}"),
+        source="",
+        decide=Decision(kind, lambda rows: found),
+        unit=changes.pop("unit", "errors"),
+    )
+    found = Verdict(verdict, *numbers, 6, why)
+    chapter = replace(toy, chapter=changes.pop("chapter", "none"))
+    return Entry(claim, chapter, changes.pop("scale", "lecture"), status, found, **changes)
+
+
+@pytest.fixture
+def listed(said, monkeypatch):
+    """The lines that `tlcourse claims` prints of these entries, without the header."""
+
+    def lines(*entries):
+        monkeypatch.setattr("tlcourse.experiments.ledger", lambda name: list(entries))
+        code, out, _ = said("claims")
+        assert code == 0
+        header, *rest = out.splitlines()
+        assert header.split()[:3] == ["claim", "scale", "verdict"]
+        return rest
+
+    return lines
+
+
+def test_claims_stand_by_chapter_and_number(listed):
+    names = [("K1", "one"), ("K10", "one"), ("K9", "one"), ("A2", "two"), ("L5o", "three")]
+    names += [("C1", "three"), ("L10", "three"), ("L5", "three"), ("A10", "two")]
+    found = listed(*(entry(name, chapter=chapter) for name, chapter in names))
+    starts = [line.split()[0] for line in found if line[:1].strip()][:-1]
+    assert starts == ["K1", "K9", "K10", "A2", "A10", "C1", "L5", "L5o", "L10"]
+    assert found[-1] == "9 claims: 9 supported"
+
+
+def test_a_claim_says_its_effect_with_unit_its_seeds_and_how_it_was_verified(listed):
+    exactly, within = (
+        f"2026-01-01 on AMD, {how}" for how in ("exactly", "within the recorded range")
+    )
+    found = listed(
+        entry("K1", verified=within),
+        entry("K2", verified=exactly, unit="errors in 10,000, alone minus distilled, at T = 20"),
+        entry("K3", "equivalent", why="margin ±25", unit="a unit that finds no room in the table"),
+        entry("K4", "count", why="3 of 4, at least 4 needed", unit="in how many of four pairs"),
+        entry("K5", "exact", numbers=(0.982, nan, nan), why="tolerance 0.1"),
+        entry("K6", "scope", "stated", numbers=(nan, nan, nan), unit=""),
+        entry("K7", "count", "not testable here", "not shown here: it rains", numbers=(1, 1, 2)),
+    )
+    rows = [line.split("supported")[-1] for line in found[:-1:2]]
+    assert rows[0] == "    2.8 [1.1, 4.4] errors                 6  within range"
+    assert rows[1] == "    2.8 [1.1, 4.4] errors in 10,000       6  exactly"
+    assert [row.split() for row in rows[2:5]] == [
+        ["2.8", "[1.1,", "4.4]", "6", "not", "yet"],
+        ["3", "of", "4", "6", "not", "yet"],
+        ["0.982", "errors", "6", "not", "yet"],
+    ]
+    assert " not testable 1 [1, 2] errors 6 not yet" in " ".join(rows[6].split())
+    assert [line.strip() for line in found[1:-1:2]] == [
+        "the sentence of K1",
+        "the sentence of K2 (alone minus distilled, at T = 20)",
+        "the sentence of K3 (a unit that finds no room in the table; margin ±25)",
+        "the sentence of K4 (in how many of four pairs; at least 4 needed)",
+        "the sentence of K5 (tolerance 0.1)",
+        "the sentence of K6",
+        "the sentence of K7 (not shown here: it rains)",
+    ]
+    assert found[-1] == "7 claims: 5 supported, 1 stated, 1 not testable here"
+
+
+def test_a_record_that_does_not_count_says_what_to_do(listed):
+    nothing = {"verdict": "", "numbers": (nan, nan, nan)}
+    problem = "it is damaged. Restore it with `git checkout`"
+    found = listed(
+        entry("K1", scale="full"),
+        entry("K1", status="stale"),
+        entry("K2", status="missing", problem="there is none: measure it", **nothing),
+        entry("K3", status="damaged", problem=problem, **nothing),
+        entry("K4", status="incomplete", verdict="inconclusive"),
+    )
+    text = " ".join(" ".join(found).split())
+    again = "`tlcourse run toy --scale lecture"
+    assert "K1 lecture stale 2.8 [1.1, 4.4] errors" in text
+    assert f"the sentence of K1 was supported; {again} --verify`" in text
+    assert "the sentence of K2 there is none: measure it" in text
+    assert f"the sentence of K3 {problem}" in text
+    assert f"the sentence of K4 was inconclusive; {again}`" in text
+    assert text.endswith(
+        "4 claims, a line for each scale: 1 supported, 1 stale, 1 missing, 1 damaged, 1 incomplete"
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 50, 200])
+def test_claims_fit_the_terminal(columns, listed, monkeypatch):
+    words = "a sentence of many words --and a dash " * 6
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = listed(entry("K1", sentence=words), entry("K2", status="stale", sentence=words))
+    assert fits("\n".join(found), columns)
+    assert " ".join(words.split()) in " ".join(" ".join(found).split())
+    starts = {len(line) - len(line.lstrip()) for line in found}
+    assert starts == {0, 6}  # what is wrapped hangs
+
+
+def test_the_claims_of_the_course_fit(said):
+    _, out, _ = said("claims")
+    assert fits(out)
+    starts = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
+    assert starts[:4] == ["claim", "K1", "K1", "K2"]
+    assert re.search(r"^\d+ claims, a line for each scale: \d+ \w+", out.splitlines()[-1])
+
+
+def test_an_experiment_without_claims_says_so(said):
+    assert said("claims", "one_teacher")[1] == "0 claims: one_teacher decides none\n"
 
 
 def test_claims_as_json_are_a_list_and_nothing_else(said):
-    entries = json.loads(said("claims", "--json")[1])
+    out = said("claims", "--json")[1]
+    entries = json.loads(out)
     assert {" ".join(sorted(entry)) for entry in entries} == {KEYS}
     assert all(isinstance(entry["seeds"], int) for entry in entries)
+    assert out.isascii()  # so that it is UTF-8 in every code page
+    assert "T² keeps" in " ".join(entry["sentence"] for entry in entries)
 
 
 def test_strict_fails_without_records(home, refused):
@@ -153,7 +292,7 @@ def test_run_stale_verify_looks_at_what_is_stale_and_at_nothing_else(two_toys, h
     assert (code, out) == (0, "other (tiny): seed 0 agrees exactly; stamped anew.\n")
     assert (home / "log").read_text(encoding="utf-8").split("\n")[:-1] == ["run 0", "done 0"]
     assert said("run", "--stale", "--verify")[:2] == (0, "")
-    assert ", current; verified " in said("list")[1]
+    assert ", current; verified " in " ".join(said("list")[1].split())
 
 
 def test_run_stale_measures_what_is_stale(two_toys, home, said):
@@ -199,14 +338,21 @@ def test_data_goes_on_after_a_damaged_set(home, repository, said):
 def test_doctor_says_ok_or_what_to_do(said):
     code, out, err = said("doctor")
     assert code == 0, err
-    assert all(line.startswith(("ok  ", "note")) for line in out.splitlines())
+    *lines, last = out.splitlines()
+    assert all(line.startswith(("ok  ", "note", "     ")) for line in lines)
     assert "data: mnist" in out
+    assert last == "ready: open the course with `tlcourse lab`"
+    assert fits(out)
 
 
 def test_doctor_fails_without_data(home, said):
-    code, out, _ = said("doctor")
+    code, out, err = said("doctor")
     assert code == 2
-    assert re.search(r"^FIX  data: .* is missing\. Restore it", out, re.M)
+    assert re.search(r"^FIX  data: .* is missing\.\s+Restore it", out, re.M | re.S)
+    assert "ready:" not in out
+    assert err == (
+        "error: not ready: data; do what the lines with FIX say, then try `tlcourse doctor` again\n"
+    )
 
 
 @contextmanager
@@ -373,8 +519,28 @@ def test_a_copy_keeps_a_link_that_leads_nowhere(notebooks, tmp_path):
 def test_a_copy_to_a_file_is_refused(refused, tmp_path):
     (tmp_path / "work").write_bytes(b"mine")
     sentence = refused("lab", "--copy", str(tmp_path / "work"))
-    assert sentence == f"{tmp_path / 'work'} is there and is no folder"
+    assert sentence == f"{tmp_path / 'work'} is a file; name a new or an empty folder"
     assert (tmp_path / "work").read_bytes() == b"mine"
+
+
+def test_a_copy_among_what_is_not_of_the_course_is_refused(refused, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_bytes(b"mine")
+    sentence = refused("lab", "--copy", str(tmp_path))
+    assert sentence == (
+        f"{tmp_path} holds other things and no copy of the course; name a new or an empty folder"
+    )
+    assert files(tmp_path) == {str(Path("letters", "dear.txt")): b"mine"}
+
+
+def test_a_copy_goes_to_a_folder_that_looks_empty_or_holds_an_earlier_one(notebooks, tmp_path):
+    source, ours = notebooks
+    (tmp_path / "work" / ".git").mkdir(parents=True)
+    copied(source, tmp_path / "work")
+    (tmp_path / "work" / "my notes.txt").write_bytes(b"mine")
+    (tmp_path / "work" / "b.ipynb").unlink()
+    copied(source, tmp_path / "work")
+    assert set(files(tmp_path / "work")) == {str(Path(name)) for name in (*ours, "my notes.txt")}
 
 
 def test_what_the_terminal_has_no_letter_for_is_no_error():
@@ -385,6 +551,35 @@ def test_what_the_terminal_has_no_letter_for_is_no_error():
         encoding="cp1252",
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_lab_is_quiet_and_opens_what_the_notebooks_point_to(tmp_path):
+    """All lines are ours, while a kernel starts, too; but for one that JupyterLab ends with."""
+    places = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    with lab("--no-browser", "--port", "0", **places) as (process, lines, address):
+        assert "/lab/tree/notebooks/00_start_here.ipynb?token=" in address
+        place, token = re.fullmatch(r"(.*)/lab/tree/.*(\?token=.*)", address).groups()
+
+        def asked(what, **more):
+            request = urllib.request.Request(f"{place}/api/{what}{token}", **more)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+
+        course = ("README.md", "data/results", "tlcourse/methods/lwf.py", "notebooks")
+        assert [asked(f"contents/{path}")["path"] for path in course] == list(course)
+        kernel = asked("kernels", data=b"{}", method="POST")["id"]
+        channels = f"ws{place.removeprefix('http')}/api/kernels/{kernel}/channels{token}"
+        deadline = time.monotonic() + 60
+        with closing(create_connection(channels)):  # as the browser does: the kernel starts
+            while asked(f"kernels/{kernel}")["execution_state"] != "idle":
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        lines += [line.strip() for line in process.stdout]
+    ours = ("Starting", "Port", "http://", "Open this address")
+    (end,) = (line for line in lines if line and not line.startswith(ours))
+    assert "received signal 15" in end
 
 
 @pytest.mark.slow

@@ -9,28 +9,25 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="A transfer-learning course you can run, poke and check.",
-)
-data_app = typer.Typer(
-    help="What data are on board, with digests checked; and fetching more.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+data_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+WORDS = """\
+arm:   one of the things that are compared, such as a student without teacher
+scale: how large; lecture and full decide claims, live is what a cell measures
+seed:  one repetition with its own random numbers; intervals are over seeds"""
+ROW = "{:<6}{:<8}{:<13}{:<34}{:>5}  {}"  # of the table of claims: 80 columns
 
 
 def main() -> None:
@@ -38,10 +35,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not every encoding has all our letters
             stream.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    debug, arguments = "--debug" in sys.argv, [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        code = app(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         print("\nstopped", file=sys.stderr)
         raise SystemExit(130) from None
@@ -53,6 +49,12 @@ def main() -> None:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str) -> None:
+    """Print a paragraph no wider than the terminal: lines after the first begin six letters in."""
+    width, hang = shutil.get_terminal_size().columns, " " * 6
+    print(textwrap.fill(text, width, subsequent_indent=hang, break_on_hyphens=False))
 
 
 @app.callback()
@@ -77,18 +79,26 @@ def lab(
     from tlcourse.data import data_dir
     from tlcourse.publish.lab import copied, serve
 
-    notebooks = data_dir().parent / "notebooks"
-    serve(notebooks if copy is None else copied(notebooks, copy), port, ip, browser)
+    root, first = data_dir().parent, "notebooks/00_start_here.ipynb"  # with what they point to
+    if copy is not None:
+        root, first = copied(root / "notebooks", copy), "00_start_here.ipynb"
+    serve(root, first, port, ip, browser)
 
 
 @app.command("list")
 def list_() -> None:
-    """Experiments with their scales and arms, how long they take, and whether they are recorded."""
+    """Experiments: arms, scales, minutes, and whether recorded."""
     from tlcourse.experiments import EXPERIMENTS
     from tlcourse.measure import state
 
+    print(WORDS)
+    chapter = ""
     for experiment in EXPERIMENTS.values():
-        print(f"{experiment.name}: {experiment.question}\n  arms: {' · '.join(experiment.arms)}")
+        if experiment.chapter != chapter:
+            chapter = experiment.chapter
+            print(f"\n{chapter.replace('_', ' ').capitalize()}")
+        _say(f"  {experiment.name}: {experiment.question}")
+        _say(f"    arms: {' · '.join(experiment.arms)}")
         for name, scale in experiment.scales.items():
             status, record, _ = state(experiment, name)
             minutes, said = scale.minutes, "not recorded" if status == "missing" else status
@@ -96,7 +106,7 @@ def list_() -> None:
                 origin, minutes = record.provenance, round(sum(record.provenance["seconds"]) / 60)
                 said = f"recorded on {origin['measured']} with {record.seeds} seeds, {status}"
                 said += f"; verified {record.verified}" if record.verified else ""
-            print(f"  {name}: {scale.seeds} seeds, about {minutes:g} minutes of one core; {said}")
+            _say(f"    {name}: {scale.seeds} seeds, about {minutes:g} min of one core; {said}")
 
 
 @app.command()
@@ -113,7 +123,7 @@ def run(
 ) -> None:
     """Measure an experiment and write its record. Finished seeds are kept when you stop it."""
     from tlcourse import measure
-    from tlcourse.experiments import EXPERIMENTS, find
+    from tlcourse.experiments import EXPERIMENTS, find, ledger
     from tlcourse.training import device as device_of
 
     if name is None and not stale:
@@ -130,7 +140,7 @@ def run(
         if verify:
             print(f"{experiment.name} ({size}): seed 0 does not agree; measuring everything again.")
         measure.measure(experiment, size, seeds=seeds, workers=workers, device=where)
-        _print_ledger(experiment.name)
+        _print_claims(ledger(experiment.name), experiment.name)
 
 
 @app.command()
@@ -141,37 +151,59 @@ def claims(
     ] = False,
     strict: Annotated[bool, typer.Option(help="Fail unless every record is current.")] = False,
 ) -> None:
-    """The lecture's claims and what the records say of them, one line a claim and scale."""
+    """The lecture's claims, and what the records say of each."""
     from tlcourse.experiments import ledger
 
     entries = ledger(name)
     if as_json:
-        print(json.dumps([entry.as_dict() for entry in entries], indent=1, ensure_ascii=False))
+        print(json.dumps([entry.as_dict() for entry in entries], indent=1))
     else:
-        _print_ledger(name)
+        _print_claims(entries, name)
     bad = [f"{e.claim.id} ({e.scale}) is {e.status}" for e in entries if e.status != "current"]
     if strict and bad:
         raise RuntimeError(f"not every claim has a current record: {', '.join(bad)}")
 
 
-def _print_ledger(name: str | None) -> None:
-    from tlcourse.experiments import ledger
+def _print_claims(entries: list[Any], name: str | None) -> None:
+    """A table by chapter and number: a row a scale, and below it the sentence; then a tally."""
+    chapters = [entry.experiment.chapter for entry in entries]
+    entries.sort(key=lambda e: [part.zfill(3) for part in re.split(r"(\d+)", e.claim.id)])
+    entries.sort(key=lambda e: chapters.index(e.experiment.chapter))
+    verdicts = [entry.as_dict()["verdict"] for entry in entries]
+    if entries:
+        _say(ROW.format("claim", "scale", "verdict", "effect [interval]", "seeds", "verified"))
+    for entry, verdict in zip(entries, verdicts):
+        (number, facts), said = _number_and_facts(entry), verdict.removesuffix(" here")
+        how = entry.verified.rpartition(", ")[2].replace("the recorded ", "") or "not yet"
+        _say(ROW.format(entry.claim.id, entry.scale, said, number, entry.found.seeds or "", how))
+        _say(f"      {entry.claim.sentence}" + (f" ({facts})" if facts else ""))
+        if entry.status != "current":
+            verify = " --verify" if entry.status == "stale" else ""
+            again = f"`tlcourse run {entry.experiment.name} --scale {entry.scale}{verify}`"
+            _say(f"      {entry.problem or f'was {entry.found.verdict}; {again}'}")
+    many = len({entry.claim.id for entry in entries})
+    lines = ", a line for each scale" if many < len(entries) else ""
+    order = dict.fromkeys(["supported", "contradicted", "inconclusive", *verdicts])
+    tally = ", ".join(f"{verdicts.count(v)} {v}" for v in order if v in verdicts)
+    _say(f"{many} claim{'s' * (many != 1)}{lines}: {tally or f'{name} decides none'}")
 
-    for entry in ledger(name):
-        found, said = entry.found, entry.status
-        said += f" (was {found.verdict})" if found.verdict else ""
-        said = found.verdict if entry.status == "current" else said
-        span = f" [{found.low:.3g}, {found.high:.3g}]" if found.low == found.low else ""
-        number = f"{found.effect:.3g}{span}" if found.effect == found.effect else ""
-        facts = [f"{found.seeds} seeds", entry.claim.unit]
-        facts += [f"verified {entry.verified}"] if entry.verified else []
-        line = f"{entry.claim.id:<4}{entry.scale:<9}{said:<17} {number:<25} {entry.claim.sentence}"
-        print(f"{line} ({'; '.join(facts)})")
+
+def _number_and_facts(entry: Any) -> tuple[str, str]:
+    """The effect, with its unit where the table has room, and what else there is to say."""
+    found, unit, why = entry.found, entry.claim.unit, entry.found.why
+    span = f" [{found.low:.3g}, {found.high:.3g}]" if found.low == found.low else ""
+    number = f"{found.effect:.3g}{span}" if found.effect == found.effect else ""
+    short, _, more = unit.partition(", ")
+    if entry.claim.decide.kind == "count" and why[:1].isdigit():
+        number, _, why = why.partition(", ")  # 3 of 4
+    elif number and len(f"{number} {short}") < 34:
+        number, unit = f"{number} {short}", more
+    return number, "; ".join(filter(None, (number and unit, why)))
 
 
 @data_app.callback()
 def data(context: typer.Context) -> None:
-    """What data are on board; every file is read and its digest checked."""
+    """Which data are on board; `data fetch` brings more."""
     if context.invoked_subcommand is not None:
         return
     from tlcourse.data import FETCHABLE, ON_BOARD, DataError, data_dir
@@ -186,16 +218,14 @@ def data(context: typer.Context) -> None:
             said = str(error)
         print(f"  {name:<15}{said}")
     if damaged:
-        names = ", ".join(damaged)
-        raise DataError(f"damaged or missing: {names}; each line above says what to do")
+        raise DataError(f"damaged or missing: {', '.join(damaged)}; each line says what to do")
 
 
 def _on_board(name: str) -> str:
     from tlcourse.data import FETCHABLE, is_there, load
 
     if not is_there(name):
-        megabytes = FETCHABLE[name][1]
-        return f"not here; `tlcourse data fetch {name}` brings it (about {megabytes} MB)"
+        return f"not here; `tlcourse data fetch {name}` brings it (about {FETCHABLE[name][1]} MB)"
     train, test = load(name), load(name, "test")
     images = f"{len(train):,} images to train, {len(test):,} to test"
     return f"ok: {images}, {len(train.classes)} classes"
@@ -215,7 +245,7 @@ def data_fetch(
 def execute(
     notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to run and save.")],
 ) -> None:
-    """Run notebooks from a fresh kernel and save them as they are committed."""
+    """Run notebooks from a fresh kernel and save them."""
     from tlcourse.publish.notebooks import execute as execute_one
 
     for path in notebooks:
@@ -230,7 +260,7 @@ def page(
         Path, typer.Argument(help="The page, OUT.html; MathJax goes to OUT_files beside it.")
     ],
 ) -> None:
-    """Write a notebook as a page whose widgets work without kernel and network."""
+    """Write a notebook as a page whose widgets work without Python."""
     from tlcourse.publish.pages import write_page
 
     print(f"{write_page(notebook, target)} was written")
@@ -242,10 +272,12 @@ def doctor() -> None:
     missing = []
     for good, what, advice, needed in _findings():
         mark = "ok  " if good else "FIX " if needed else "note"
-        print(f"{mark} {what}" + ("" if good else f": {advice}"))
+        _say(f"{mark} {what}" + ("" if good else f": {advice}"))
         missing += [what] if needed and not good else []
     if missing:
-        raise RuntimeError(f"not ready: {', '.join(missing)}")
+        todo = "do what the lines with FIX say, then try `tlcourse doctor` again"
+        raise RuntimeError(f"not ready: {', '.join(missing)}; {todo}")
+    print("ready: open the course with `tlcourse lab`")
 
 
 def _findings() -> Iterator[tuple[bool, str, str, bool]]:

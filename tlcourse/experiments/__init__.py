@@ -94,5 +94,6 @@ def _entry(claim: Claim, experiment: Experiment, scale: str, its: State) -> Entr
     try:
         found, verified = its.record.judge(claim), its.record.verified
     except LookupError as error:
-        return Entry(claim, experiment, scale, "missing", nothing, str(error))
+        again = f"{error}; measure it with `tlcourse run {experiment.name} --scale {scale}`"
+        return Entry(claim, experiment, scale, "missing", nothing, again)
     return Entry(claim, experiment, scale, its.status, found, verified=verified)

@@ -24,10 +24,13 @@ SETTINGS = Path(__file__).parents[1] / "jupyter"  # JupyterLab then asks nobody 
 
 def copied(source: Path, target: Path) -> Path:
     """Copy the notebooks, and pictures below them, that are not in the target yet: all or none."""
-    expect(target.is_dir() or not os.path.lexists(target), f"{target} is there and is no folder")
+    instead = "name a new or an empty folder"
+    expect(target.is_dir() or not os.path.lexists(target), f"{target} is a file; {instead}")
     course = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     course = [path for path in course if _is_of_the_course(path)]
     new = [path for path in course if not os.path.lexists(target / path)]
+    mixed = f"{target} holds other things and no copy of the course; {instead}"
+    expect(len(new) < len(course) or not any(target.glob("[!.]*")), mixed)
     target.mkdir(parents=True, exist_ok=True)
     write({target / path: (source / path).read_bytes() for path in new})
     kept = f"; kept {len(course) - len(new)} that were there" if len(new) < len(course) else ""
@@ -41,8 +44,8 @@ def _is_of_the_course(path: Path) -> bool:
     return not hidden and (picture or (path.suffix == ".ipynb" and len(path.parts) == 1))
 
 
-def serve(folder: Path, port: int, ip: str, browser: bool) -> None:
-    """Run JupyterLab on a folder until it is told to stop.
+def serve(folder: Path, first: str, port: int, ip: str, browser: bool) -> None:
+    """Run JupyterLab on a folder, with a notebook of it to open first, until it is told to stop.
 
     Raises RuntimeError if it stops by itself, or lets in who has no token: it is then stopped.
     """
@@ -52,7 +55,7 @@ def serve(folder: Path, port: int, ip: str, browser: bool) -> None:
         command = [*_command(), f"--port={port}", f"--ip={ip}", f"--ServerApp.root_dir={folder}"]
         server = subprocess.Popen(command, env=_environment(private))
         try:
-            _announce(server, port, browser)
+            _announce(server, first, port, browser)
             code = server.wait()
         except KeyboardInterrupt:
             return
@@ -66,7 +69,8 @@ def serve(folder: Path, port: int, ip: str, browser: bool) -> None:
 def _command() -> list[str]:
     from jupyter_client.manager import KernelManager
 
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "-y", "--log-level=ERROR"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "-y"]
+    command.append("--Application.log_level=ERROR")  # of its extensions, too
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     if "transport_encryption" in KernelManager.class_trait_names():  # else newer kernels warn
@@ -81,10 +85,11 @@ def _environment(private: str) -> dict[str, str]:
     Path(private, "jupyter_server_config.json").write_text(config, encoding="utf-8")
     paths = [private, str(SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     path = os.pathsep.join(filter(None, paths))
-    return {**os.environ, "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_PATH": path}
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # else some kernels warn of frozen modules
+    return {**os.environ, **quiet, "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_PATH": path}
 
 
-def _announce(server: subprocess.Popen[bytes], port: int, browser: bool) -> None:
+def _announce(server: subprocess.Popen[bytes], first: str, port: int, browser: bool) -> None:
     """Wait until the server is up, make sure that it asks for a token, and say where it is."""
     from jupyter_server.serverapp import list_running_servers
 
@@ -103,7 +108,7 @@ def _announce(server: subprocess.Popen[bytes], port: int, browser: bool) -> None
     if found["port"] != port:
         print(f"Port {port} is taken, so it is {found['port']}.")
     place = f"http{'s' * found['secure']}://{f'[{host}]' if ':' in host else host}:{found['port']}"
-    path = f"{found['base_url']}lab/tree/00_start_here.ipynb?token={quote(found['token'])}"
+    path = f"{found['base_url']}lab/tree/{first}?token={quote(found['token'])}"
     print(f"\n  {place}{path}\n\nOpen this address in a browser. Stop with Ctrl-C.", flush=True)
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if browser and (display or sys.platform in ("win32", "darwin")):
