@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tlcourse.living import outdated
 from tlcourse.publish.notebooks import STATE, VIEW, execute, settle
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -84,6 +85,11 @@ def test_measured_values_are_not_compared_to_the_digit(notebook):
     ] == []
 
 
+def test_every_number_in_prose_is_what_its_record_says(notebook):
+    """`tlcourse execute` fills the numbers; a sentence whose verdict changed is read again."""
+    assert outdated(notebook) == []
+
+
 def written(path, *sources):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source) for source in sources]
@@ -97,11 +103,13 @@ def test_execute_saves_what_ran_without_the_progress_bar(tmp_path):
     path = written(
         tmp_path / "one.ipynb",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), leave=False): pass\nprint('done')",
+        "from tlcourse.progress import progress_bar\n"
+        "with progress_bar(total=3, leave=False) as bar: bar.update(3)\nprint('done')",
     )
     execute(path)
-    cell = nbformat.read(path, as_version=4).cells[0]
-    assert cell.execution_count == 1
-    assert [out.get("text") for out in cell.outputs] == ["done\n"]
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2]
+    assert [[out.get("text") for out in cell.outputs] for cell in cells] == [["done\n"]] * 2
     assert list(tmp_path.iterdir()) == [path]
 
 

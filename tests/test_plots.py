@@ -74,3 +74,43 @@ def test_intervals_write_the_mean_of_every_row():
     assert [text.get_text() for text in axes.texts] == ["10", "20"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["teacher", "alone"]
     plt.close(fig)
+
+
+def two_rows(**changes):
+    rows = {
+        "teacher": plots.frozen("body", "head"),
+        "student": [*plots.trained("body"), *plots.new("head")],
+        "": [None, *plots.trained("second head")],
+    }
+    losses = [("student: head", "teacher: head", "soft targets"), ("second head", "label", "CE")]
+    return plots.Scheme(**{"rows": rows, "losses": losses} | changes)
+
+
+def test_a_scheme_says_in_words_what_it_shows(shown):
+    plots.scheme(two_rows(title="distillation"), two_rows())
+    alt = shown[0][1]["image/png"]["alt"]
+    one = (
+        "teacher: body (frozen), head (frozen); student: body (trained), head (new); "
+        ": second head (trained). student: head is compared with teacher: head by soft targets; "
+        "second head is compared with label by CE."
+    )
+    assert alt == f"distillation: {one} {one}"
+    assert shown[0][0]["image/png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([("nobody", "label", "CE")], "a loss needs a block, and there is no 'nobody'"),
+        ([("head", "label", "CE")], "'head' must name one block, got 2"),
+    ],
+)
+def test_a_loss_needs_a_block(losses, said, shown):
+    with pytest.raises(ValueError, match=said):
+        plots.scheme(two_rows(losses=losses))
+    plt.close("all")
+
+
+def test_kinds_of_blocks_differ_without_colour():
+    looks = [(look.get("hatch"), look["linewidth"]) for look in plots.BLOCKS.values()]
+    assert len(set(looks)) == len(looks) == 3

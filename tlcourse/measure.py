@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from tqdm.auto import tqdm
 
 from tlcourse.claims import TUNING
 from tlcourse.digests import Code, forget_files
 from tlcourse.methods._checks import expect
+from tlcourse.progress import progress_bar
 from tlcourse.results import DamagedError, Record, RecordError, from_csv, paths, read, to_csv
 
 EXACTLY, WITHIN = "exactly", "within the recorded range"
@@ -100,7 +100,8 @@ def measure(
         seeds = max(seeds, parts.recorded)  # what is recorded stays, even if fewer are asked for
         tuning = _tuning_seeds(experiment, plan)
         title = f"{experiment.name} ({scale})"
-        with tqdm(total=len(tuning) + seeds, desc=title, unit="seed", disable=not progress) as bar:
+        shown = {"total": len(tuning) + seeds, "desc": title, "unit": "seed"}
+        with progress_bar(**shown, disable=not progress) as bar:
             parts.fill(experiment.tune, plan, tuning, workers, bar)
             settled = plan.settle(pd.DataFrame(parts.rows(tuning, plan)))
             parts.fill(experiment.run, settled, range(seeds), workers, bar)
@@ -124,12 +125,10 @@ def verify(experiment: Measurable, scale: str, *, progress: bool = True) -> str 
     tuning = _tuning_seeds(experiment, plan)
     if tuning and record.provenance["tune_digest"] != digests[1]:
         jobs.append((experiment.tune, plan, tuning[0]))
-    agree = tuning == record.provenance["tuning_seeds"]
+    agree, title = tuning == record.provenance["tuning_seeds"], f"{experiment.name} ({scale})"
     with (
         _locked(experiment.name, scale),
-        tqdm(
-            total=len(jobs), desc=f"verifying {experiment.name} ({scale})", disable=not progress
-        ) as bar,
+        progress_bar(total=len(jobs), desc=f"verifying {title}", disable=not progress) as bar,
         _pool(min(_cores(), len(jobs))) as pool,
     ):
         running = [pool.submit(_measure_seed, *job, device, code) for job in jobs if agree]

@@ -4,8 +4,9 @@ Figures are drawn with matplotlib as usual; `show(figure, alt)` puts them on the
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -13,7 +14,8 @@ import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Patch
 from PIL import Image
 
 from tlcourse.methods._checks import expect
@@ -134,6 +136,175 @@ def box(
     axes.add_patch(FancyBboxPatch(corner, width, height, **style))
     axes.text(x + 0.06, y + 0.88 * height, title, weight="bold", va="top")
     axes.text(x + 0.06, y + 0.64 * height, text, va="top", linespacing=1.5)
+
+
+class Block(NamedTuple):
+    """A part of a network, and what training does with it: "frozen", "trained" or "new"."""
+
+    name: str
+    kind: str
+
+
+def frozen(*names: str) -> list[Block]:
+    """Parts that stay as they are."""
+    return [Block(name, "frozen") for name in names]
+
+
+def trained(*names: str) -> list[Block]:
+    """Parts that were there before and are trained."""
+    return [Block(name, "trained") for name in names]
+
+
+def new(*names: str) -> list[Block]:
+    """Parts that are added and trained."""
+    return [Block(name, "new") for name in names]
+
+
+BLOCKS: dict[str, dict[str, Any]] = {  # colour, and hatch and border for greyscale
+    "frozen": {"facecolor": "#ececec", "edgecolor": "#777777", "hatch": "////", "linewidth": 1.2},
+    "trained": {"facecolor": "#d3e6f4", "edgecolor": BLUE, "linewidth": 2},
+    "new": {"facecolor": "#d5efe5", "edgecolor": GREEN, "linewidth": 3},
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A method in one picture: what is matched, what is frozen, what is added.
+
+    rows: name of a network to its blocks from left to right; a row that begins with None goes on
+    from the row above, which is how a trunk has two heads. Names of blocks in one scheme differ, or
+    are written "row: block" in losses. losses: (block, what it is compared with, name of the loss);
+    the latter is a block of another row, or any text, such as "label". inputs: what comes in, by
+    row.
+    """
+
+    rows: Mapping[str, Sequence[Block | None]]
+    losses: Sequence[tuple[str, str, str]]
+    inputs: str = "images"
+    title: str = ""
+
+    def places(self) -> Iterator[tuple[str, Block, int, int]]:
+        """Every block with its row's name, its row and its column."""
+        for row, (name, blocks) in enumerate(self.rows.items()):
+            yield from ((name, b, row, column) for column, b in enumerate(blocks) if b)
+
+    def find(self, wanted: str) -> tuple[int, int] | None:
+        """Row and column of a block; None for any other text."""
+        found = [
+            (r, c) for name, b, r, c in self.places() if wanted in (b.name, f"{name}: {b.name}")
+        ]
+        expect(len(found) <= 1, f"{wanted!r} must name one block, got {len(found)}")
+        return found[0] if found else None
+
+    def alt(self) -> str:
+        """The picture in words."""
+        nets = "; ".join(
+            f"{name}: " + ", ".join(f"{b.name} ({b.kind})" for b in blocks if b)
+            for name, blocks in self.rows.items()
+        )
+        losses = "; ".join(f"{a} is compared with {b} by {loss}" for a, b, loss in self.losses)
+        return " ".join(f"{self.title}: {nets}. {losses}.".removeprefix(": ").split())
+
+
+WIDE, HIGH, ACROSS, DOWN = 1.5, 0.72, 1.95, 1.45  # a block, and from one to the next
+INK, FAINT = "#333333", "#555555"
+
+
+def scheme(*schemes: Scheme, columns: int | None = None) -> None:
+    """Show one or several schemes, with one legend below.
+
+    Raises ValueError for a loss of a block that is not there.
+    """
+    across = columns or len(schemes)
+    down = -(-len(schemes) // across)
+    wide = max(max(map(len, one.rows.values())) for one in schemes) * ACROSS
+    high = max(len(one.rows) for one in schemes) * DOWN
+    right = max(_beside(one) for one in schemes)
+    size = (max(6.2, across * (wide + 1.3 + right) * 0.62), down * (high + 0.4) * 0.62 + 0.4)
+    fig, places = figure(down, across, size=size, squeeze=False)
+    for axes, one in zip(places.flat, schemes):
+        axes.set(xlim=(-1.4, wide - ACROSS + WIDE + right), ylim=(-high + 0.55, 0.75))
+        axes.set_aspect("equal")
+        axes.set_title(one.title, weight="bold", loc="center")
+        _draw(axes, one)
+    for axes in places.flat:
+        axes.axis("off")
+    kinds = {block.kind for one in schemes for _, block, _, _ in one.places()}
+    handles: list[Any] = [Patch(label=kind, **BLOCKS[kind]) for kind in BLOCKS if kind in kinds]
+    handles.append(Line2D([], [], color=VERMILLION, label="compared by a loss", linewidth=1.8))
+    handles.append(Line2D([], [], color=FAINT, linestyle="--", label="way of the gradient"))
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": len(handles), "frameon": False}
+    fig.legend(handles=handles, fontsize=9, columnspacing=1.4, **where)
+    show(fig, " ".join(one.alt() for one in schemes))
+
+
+def _beside(one: Scheme) -> float:
+    """The room that losses need to the right of the last block."""
+    texts = [(b, loss) for _, b, loss in one.losses if one.find(b) is None]
+    return 0.4 + max(
+        (_length(loss) + 0.12 * len(max(b.split("\n"), key=len)) for b, loss in texts), default=0
+    )
+
+
+def _length(loss: str) -> float:
+    """Of an arrow with this text above it."""
+    return max(0.6, 0.11 * len(loss))
+
+
+def _draw(axes: Axes, one: Scheme) -> None:
+    for name, block, row, column in one.places():
+        x, y = column * ACROSS, -row * DOWN
+        first = not any(one.rows[name][:column])
+        start, bend = (x - ACROSS + WIDE, y), "arc3"
+        if first and column:
+            start, bend = (x - 0.25, y + DOWN), "angle,angleA=-90,angleB=0,rad=0"
+        elif first:
+            start = (-0.35, y)
+            axes.text(-0.45, y + 0.03, name, weight="bold", fontsize=10, ha="right", va="bottom")
+            axes.text(-0.45, y - 0.03, one.inputs, fontsize=9, ha="right", va="top")
+        line = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "connectionstyle": bend}
+        axes.annotate("", (x, y), start, arrowprops={**line, "shrinkA": 0, "shrinkB": 0})
+        style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.08", **BLOCKS[block.kind]}
+        axes.add_patch(FancyBboxPatch((x, y - HIGH / 2), WIDE, HIGH, **style))
+        words = axes.text(x + WIDE / 2, y, block.name, ha="center", va="center", fontsize=9)
+        if block.kind == "frozen":
+            words.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
+    for loss in one.losses:
+        _draw_loss(axes, one, *loss)
+    for row, blocks in enumerate(one.rows.values()):
+        _draw_gradient(axes, one, row, blocks)
+
+
+def _draw_loss(axes: Axes, one: Scheme, a: str, b: str, loss: str) -> None:
+    """An arrow with two heads between two blocks, or from a block to what stands beside it."""
+    here, there = one.find(a), one.find(b)
+    expect(here is not None, f"a loss needs a block, and there is no {a!r}")
+    row, column = here or (0, 0)
+    words: dict[str, Any] = {"fontsize": 8.5, "color": VERMILLION}
+    x, y = column * ACROSS + WIDE, -row * DOWN
+    ends = (x + 0.02, y), (x + _length(loss), y)
+    if there is None:
+        axes.text(sum(end[0] for end in ends) / 2, y + 0.1, loss, ha="center", va="bottom", **words)
+        axes.text(ends[1][0] + 0.08, y, b, va="center", fontsize=9, linespacing=1.1)
+    else:
+        above, below = sorted((row, there[0]))
+        middle = x - WIDE / 2
+        ends = (middle, -above * DOWN - HIGH / 2), (middle, -below * DOWN + HIGH / 2)
+        axes.text(middle + 0.1, sum(end[1] for end in ends) / 2, loss, va="center", **words)
+    style = {"arrowstyle": "<|-|>", "color": VERMILLION, "linewidth": 1.8}
+    axes.annotate("", *ends, arrowprops={**style, "shrinkA": 0, "shrinkB": 0})
+
+
+def _draw_gradient(axes: Axes, one: Scheme, row: int, blocks: Sequence[Block | None]) -> None:
+    """Dashed, below a row, from where a loss is back to the first block that moves."""
+    moving = [c for c, block in enumerate(blocks) if block and block.kind != "frozen"]
+    ends = [one.find(end) for a, b, _ in one.losses for end in (a, b)]
+    begin = max([end[1] for end in ends if end and end[0] == row], default=max(moving, default=0))
+    y = -row * DOWN - HIGH / 2 - 0.13
+    style = {"arrowstyle": "-|>", "linestyle": "--", "color": FAINT, "linewidth": 1.1}
+    if moving:
+        start = (begin * ACROSS + WIDE, y)
+        axes.annotate("", (moving[0] * ACROSS + 0.05, y), start, arrowprops=style)
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:

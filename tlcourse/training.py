@@ -23,10 +23,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
 
 from tlcourse.data import Augmentation, Images, as_input
 from tlcourse.methods._checks import class_labels, expect, expect_labels
+from tlcourse.progress import progress_bar
 
 Source = Images | tuple[Tensor, Any]  # images, or inputs beside targets: see `Batch.y`
 Objective = Callable[[nn.Module, Any], Tensor]  # of a Batch, or of a dict of them: see `joint`
@@ -132,7 +132,7 @@ def fit(
     losses, rows, start = torch.zeros(total, device=where), list[Any](), time.perf_counter()
     title = progress if isinstance(progress, str) else None
     with (
-        tqdm(total=total, desc=title, disable=not progress, leave=False) as bar,
+        progress_bar(total=total, desc=title, disable=not progress, leave=False) as bar,
         _borrowed(model),
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
     ):

@@ -8,9 +8,21 @@ export const dom = new JSDOM("<body></body>", { pretendToBeVisual: true });
 globalThis.document = dom.window.document;
 dom.window.HTMLCanvasElement.prototype.getContext = () => null; // jsdom draws no pictures
 
-/** A module by name, with the part that all share in front of it, as text that is imported. */
-export const load = (name) =>
-  import(`data:text/javascript,${encodeURIComponent(["common", name].map((file) => read(`widgets/static/${file}.js`)).join("\n"))}`);
+/** A module by name, with the part that all share in front of it, as text that is imported: each time a new copy, as in JupyterLab. */
+let copies = 0;
+export const load = (name) => {
+  const text = ["common", name].map((file) => read(`widgets/static/${file}.js`)).join("\n");
+  return import(`data:text/javascript,${encodeURIComponent(`${text}\n// copy ${++copies}`)}`);
+};
+
+/** Ids, groups and what labels and patterns point to: those of several widgets must have nothing in common. */
+export function namesIn(root) {
+  const found = (query, name) => [...root.querySelectorAll(query)].map((node) => node.getAttribute(name));
+  const fills = found("[fill^='url(#']", "fill").map((fill) => fill.slice(5, -1));
+  const ids = found("[id]", "id");
+  for (const pointed of [...found("[for]", "for"), ...fills]) if (!ids.includes(pointed)) throw new Error(`${pointed} is not in the widget`);
+  return new Set([...ids, ...found("[name]", "name")]);
+}
 
 vm.runInThisContext(read("publish/static/host.js"));
 export const { makeModel, valuesOf } = globalThis.tlcourseHost;

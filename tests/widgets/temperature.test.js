@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { dom, event, key, load, mount, pause, view } from "./setup.js";
 
-const { default: widget, atStep, stepOf, soften, entropy, gradientSize, short, floats } = await load("temperature");
+const { default: widget, STOPS, stepOf, soften, entropy, gradientSize, short, floats } = await load("temperature");
 const [v, alone, distilled] = [[6, 2, -1, 0, 5, 0], [4, 4, 0, 0, 1, 1], [5, 2, -1, 0, 4, 0]]; // two images, three classes
 const values = () => ({
   T: 1, image: 0, log: false, names: ["teacher", "alone", "distilled"], classes: ["a", "b", "<b>c</b>"], labels: [0, 2], size: [2, 2],
@@ -12,14 +12,34 @@ const slider = (el) => el.querySelector("input[type=range]");
 const bars = (el, who) => [...el.querySelectorAll(".tlc-panel")[who].querySelectorAll("rect[fill]")].map((r) => Number(r.getAttribute("height")));
 const move = (el, step) => { slider(el).value = String(step); slider(el).dispatchEvent(event("input")); };
 
-test("the slider's whole steps reach 0.1, 1 and 20 exactly, and rise", () => {
-  assert.equal(atStep(-30), 0.1);
-  assert.equal(atStep(0), 1);
-  assert.equal(atStep(40), 20);
-  for (let step = -29; step <= 40; step++) {
-    assert.ok(atStep(step) > atStep(step - 1));
-    assert.equal(stepOf(atStep(step)), step);
+test("the slider stops at the temperatures that the text names, and its stops rise", () => {
+  for (const T of [0.1, 1, 2, 4, 5, 8, 10, 20]) assert.equal(STOPS[stepOf(T)], T);
+  assert.deepEqual([STOPS[0], STOPS.at(-1)], [0.1, 20]);
+  STOPS.forEach((T, step) => assert.equal(stepOf(T), step));
+  for (let step = 1; step < STOPS.length; step++) assert.ok(STOPS[step] > STOPS[step - 1]);
+  assert.equal(STOPS[stepOf(3.3)], 3.5);
+});
+
+const field = (el) => el.querySelector("input[type=number]");
+const type = (el, text) => { field(el).value = text; field(el).dispatchEvent(event("input")); };
+
+test("the field takes any temperature in the range, and forgets what is none", () => {
+  const { el, model, stop } = mount(widget, values());
+  type(el, "3.3");
+  assert.equal(model.get("T"), 3.3);
+  assert.equal(slider(el).value, String(stepOf(3.3)));
+  assert.equal(slider(el).getAttribute("aria-valuetext"), "T = 3.3");
+  for (const text of ["", "0", "21", "-1", "x", "3.3.3"]) {
+    type(el, text);
+    assert.equal(model.get("T"), 3.3);
   }
+  field(el).dispatchEvent(event("change"));
+  assert.equal(field(el).value, "3.3");
+  model.set("T", 1 / 3);
+  assert.equal(field(el).value, "0.333333");
+  move(el, stepOf(8));
+  assert.equal(field(el).value, "8");
+  stop();
 });
 
 test("probabilities sum to one, flatten with T, and do not overflow", () => {
@@ -41,15 +61,15 @@ test("numbers are short", () => {
 test("a moved slider redraws, says so, and tells Python once", async () => {
   const { el, model, stop } = mount(widget, values());
   const before = bars(el, 0);
-  for (const step of [10, 11, 12]) move(el, step);
-  assert.equal(model.get("T"), atStep(12));
+  for (const T of [2, 2.25, 2.5]) move(el, stepOf(T));
+  assert.equal(model.get("T"), 2.5);
   assert.notDeepEqual(bars(el, 0), before);
-  assert.equal(slider(el).getAttribute("aria-valuetext"), `T = ${short(atStep(12))}`);
+  assert.equal(slider(el).getAttribute("aria-valuetext"), "T = 2.5");
   assert.equal(model.saved, 0);
   await pause(120);
   assert.equal(model.saved, 1);
   await pause(400);
-  assert.match(el.querySelector("[role=status]").textContent, /^T = 2\.46, label a\. teacher: a \d+%, b \d+%.*alone: .*distilled: .*gradient/);
+  assert.match(el.querySelector("[role=status]").textContent, /^T = 2\.5, label a\. teacher: a \d+%, b \d+%.*alone: .*distilled: .*gradient/);
   stop();
 });
 
@@ -86,7 +106,7 @@ test("T = 1, the axis and the images are controls of their own", () => {
   assert.equal(model.get("log"), true);
   el.querySelectorAll("input[type=radio]")[1].click();
   assert.equal(model.get("image"), 1);
-  for (const input of el.querySelectorAll("input")) assert.ok(input.closest("label") || el.querySelector(`label[for="${input.id}"]`));
+  for (const input of el.querySelectorAll("input")) assert.ok(input.ariaLabel ?? input.getAttribute("aria-label") ?? input.closest("label") ?? el.querySelector(`label[for="${input.id}"]`));
   stop();
 });
 

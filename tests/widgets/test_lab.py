@@ -128,7 +128,7 @@ def test_the_slider_moves_in_the_widget_and_in_python_and_nothing_else_changes(l
     slider.focus()
     lab.keyboard.press("End")
     assert slider.get_attribute("aria-valuetext") == "T = 20"
-    for key in ["ArrowLeft"] * 40 + list("bdd") + ["Shift+Enter", "a"]:
+    for key in ["ArrowLeft"] * 22 + list("bdd") + ["Shift+Enter", "a"]:
         lab.keyboard.press(key)
     assert slider.get_attribute("aria-valuetext") == "T = 1"
     assert lab.evaluate("document.activeElement.type") == "range"

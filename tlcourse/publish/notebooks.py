@@ -1,5 +1,6 @@
 """Notebooks as files: read, run from a fresh kernel, and saved as they are committed."""
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -25,9 +26,10 @@ def read(path: Path) -> tuple[NotebookNode, bytes]:
         raise ValueError(f"{path} is no notebook: {error}") from None
 
 
-def execute(path: Path) -> None:
+def execute(path: Path, change: Callable[[NotebookNode], object] = lambda notebook: None) -> None:
     """Run all cells and write the notebook back, all of it or nothing.
 
+    change is called with the notebook that ran, before it is written.
     Raises ValueError if there is no such notebook, and RuntimeError when a cell fails, or when the
     file has changed meanwhile: it is then left as it is, and what ran is written beside it.
     """
@@ -38,6 +40,7 @@ def execute(path: Path) -> None:
     except CellExecutionError as error:
         raise RuntimeError(f"{path}: a cell fails, {error.ename}: {error.evalue}") from error
     settle(notebook)
+    change(notebook)
     after = nbformat.writes(notebook).rstrip("\n").encode() + b"\n"
     if path.is_file() and path.read_bytes() == before:
         return write({path: after})
@@ -67,7 +70,8 @@ def settle(notebook: NotebookNode) -> None:
             cell.outputs = [
                 out
                 for out in cell.outputs
-                if VIEW not in out.get("data", {}) or out.data[VIEW]["model_id"] in lasting
+                if out.get("data") != {"text/plain": ""}  # a progress bar's place
+                and (VIEW not in out.get("data", {}) or out.data[VIEW]["model_id"] in lasting)
             ]
     if not lasting:
         notebook.metadata.pop("widgets", None)

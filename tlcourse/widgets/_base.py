@@ -82,7 +82,11 @@ class Flag(traitlets.Bool):
 
 
 class CourseWidget(anywidget.AnyWidget):
-    """A widget in the course's look, whose text form is always the same (nbval compares it)."""
+    """A widget in the course's look.
+
+    Its text form is always the same (nbval compares it), and says what to do: it is what a notebook
+    shows that is not trusted.
+    """
 
     _css = STYLE
     many = 0
@@ -93,5 +97,5 @@ class CourseWidget(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
         if bundle is not None:
-            bundle[0]["text/plain"] = repr(self)
+            bundle[0]["text/plain"] = f"Run this cell to see this {type(self).__name__}."
         return bundle

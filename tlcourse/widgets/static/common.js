@@ -1,9 +1,8 @@
 // What every widget of the course shares. The package puts this text in front of each widget's module, since a module
 // that arrives as text cannot import others.
 
-let instances = 0;
-/** A name that no other element of the page has. */
-export const unique = (name) => `tlc-${name}-${++instances}`;
+/** A name that no other element has, whatever else is open: each widget has a copy of this text, so the count is the window's. */
+export const unique = (name) => `tlc-${name}-${(globalThis.tlcInstances = (globalThis.tlcInstances ?? 0) + 1)}`;
 
 /** Values of a little-endian float32 buffer, which arrives as a DataView. */
 export const floats = (view) => {

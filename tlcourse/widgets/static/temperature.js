@@ -17,9 +17,17 @@ export function gradientSize(z, v, T) {
   return Math.hypot(...q.map((value, k) => value - p[k])) / T;
 }
 
-/** The slider stands at whole numbers from -30 to 40: 0.1 at its left end, 1 at 0, 20 at its right end, evenly in log T. */
-export const atStep = (step) => (step < 0 ? 10 ** (step / 30) : 20 ** (step / 40));
-export const stepOf = (T) => Math.round(T < 1 ? 30 * Math.log10(T) : (40 * Math.log(T)) / Math.log(20));
+/** Where the slider stops: round numbers, about evenly in log T. The field beside it takes any. */
+export const STOPS = [
+  0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10,
+  12, 14, 16, 18, 20,
+];
+
+/** The stop that is nearest, in log T. */
+export const stepOf = (T) => {
+  const far = STOPS.map((stop) => Math.abs(Math.log(stop / T)));
+  return far.indexOf(Math.min(...far));
+};
 
 export const short = (x) => (x === 0 ? "0" : x >= 100 ? x.toFixed(0) : x >= 0.1 ? String(+x.toPrecision(3)) : x >= 0.001 ? x.toFixed(4) : x.toExponential(1));
 const percent = (p) => (p >= 0.995 ? (p > 0.99995 ? "100%" : `${(100 * p).toFixed(p >= 0.9995 ? 2 : 1)}%`) : `${(100 * p).toFixed(0)}%`);
@@ -30,12 +38,13 @@ const LOOKS = ["first", "second", "third", "fourth"];
 function render({ model, el, signal }) {
   const id = unique("temperature"), voice = speaker(), put = setter(model);
   const root = html("section", { class: "tlc tlc-temperature", "aria-label": "Temperature" });
-  const slider = html("input", { type: "range", id: `${id}-T`, min: "-30", max: "40", step: "1" });
-  const value = html("strong", { class: "tlc-value", "aria-hidden": "true" });
+  const slider = html("input", { type: "range", id: `${id}-T`, min: "0", max: String(STOPS.length - 1), step: "1" });
+  const field = html("input", { type: "number", class: "tlc-field", min: "0.1", max: "20", step: "any", "aria-label": "T = any temperature" });
   const one = html("button", { type: "button" }, "T = 1");
   const log = html("input", { type: "checkbox", id: `${id}-log` });
   const controls = html("div", { class: "tlc-row" },
-    html("label", { for: slider.id }, "Temperature"), slider, value, one,
+    html("label", { for: slider.id }, "Temperature"), slider,
+    html("span", { class: "tlc-nowrap" }, "T = ", field), one,
     html("span", { class: "tlc-nowrap" }, log, html("label", { for: log.id }, " logarithmic")));
   const canvas = html("canvas", { class: "tlc-picture", role: "img" });
   const caption = html("div", { class: "tlc-caption" });
@@ -100,9 +109,9 @@ function render({ model, el, signal }) {
 
   function update() {
     const T = model.get("T"), isLog = model.get("log"), image = model.get("image"), label = labels[image];
-    slider.value = String(Math.min(40, Math.max(-30, stepOf(T))));
+    slider.value = String(stepOf(T));
     slider.setAttribute("aria-valuetext", `T = ${short(T)}`);
-    value.textContent = `T = ${short(T)}`;
+    if (Number(field.value) !== T) field.value = String(+T.toPrecision(6));
     log.checked = isLog;
     paint(canvas, image);
     canvas.setAttribute("aria-label", `test image ${image + 1} of ${labels.length}, labelled ${classes[label]}`);
@@ -141,7 +150,9 @@ function render({ model, el, signal }) {
     }));
   }
 
-  slider.addEventListener("input", () => put({ T: atStep(Number(slider.value)) }), { signal });
+  slider.addEventListener("input", () => put({ T: STOPS[Number(slider.value)] }), { signal });
+  field.addEventListener("input", () => field.value !== "" && field.validity.valid && put({ T: Number(field.value) }), { signal });
+  field.addEventListener("change", () => (field.value = String(+model.get("T").toPrecision(6))), { signal }); // what is no temperature goes
   one.addEventListener("click", () => put({ T: 1 }), { signal });
   log.addEventListener("change", () => put({ log: log.checked }), { signal });
   keepKeys(root, signal);

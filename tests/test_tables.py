@@ -1,0 +1,131 @@
+"""Tables that read without colour, as HTML and as text."""
+
+import re
+from html.parser import HTMLParser
+from math import nan
+
+import pandas as pd
+import pytest
+
+from tlcourse.claims import Verdict
+from tlcourse.experiments import ledger
+from tlcourse.tables import (
+    Cell,
+    Table,
+    compare,
+    differences,
+    drawn_interval,
+    verdicts,
+    with_interval,
+)
+
+CHAPTERS = ["knowledge_distillation", "attention_transfer", "continual_learning"]
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is not closed where it should be."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def whole(html):
+    parser = Balanced()
+    parser.feed(html)
+    assert parser.open == []
+    return html
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_claim_of_a_chapter_has_its_line_and_its_verdict_in_words(chapter):
+    html, text = whole(verdicts(chapter)._repr_html_()), repr(verdicts(chapter))
+    entries = [e for e in ledger() if e.experiment.chapter == chapter]
+    assert html.count('<th scope="row">') == len(entries)
+    for entry in entries:
+        assert f"<small>{entry.claim.id}</small>" in html
+        line = next(s for s in text.splitlines() if s.startswith(f"{entry.claim.id} "))
+        assert entry.claim.sentence in line
+        assert entry.found.verdict in html
+    assert "<caption>" in html
+
+
+def test_claims_stand_in_the_order_of_their_numbers_and_can_be_chosen():
+    found = [row[0].text.split()[0] for row in verdicts("knowledge_distillation").rows]
+    assert found == ["K1", "K1", *(f"K{i}" for i in range(2, 12))]
+    few = verdicts("knowledge_distillation", only=["K6", "K3"])
+    assert [row[0].text.split()[0] for row in few.rows] == ["K3", "K6"]
+
+
+def test_a_chapter_or_a_claim_that_is_not_there():
+    with pytest.raises(ValueError, match="no experiment is of the chapter 'cooking'"):
+        verdicts("cooking")
+    with pytest.raises(ValueError, match="'attention_transfer' has no claim K1"):
+        verdicts("attention_transfer", only=["A1", "K1"])
+
+
+def test_a_count_is_squares_with_words():
+    html = verdicts("continual_learning", only=["L4"])._repr_html_()
+    assert "3 of 4" in html
+    assert 'aria-label="3 clear, 1 open, 0 clear against it"' in html
+    assert "■■■◧" in html
+
+
+@pytest.mark.parametrize(
+    ("numbers", "digits", "text"),
+    [
+        ((67.83, 57.96, 77.71), None, "67.8 (58.0 to 77.7)"),
+        ((-2.83, -9.84, 4.17), None, "−2.8 (−9.8 to 4.2)"),
+        ((0.0248, 0.0224, 0.0272), None, "0.0248 (0.0224 to 0.0272)"),
+        ((0.19, 0.177, 0.204), None, "0.19 (0.18 to 0.20)"),
+        ((1019.0, 881.0, 1157.0), None, "1,019 (881 to 1,157)"),
+        ((1.539, 0.33, 2.75), 1, "1.5 (0.3 to 2.8)"),
+        ((3.0, nan, nan), None, "3.0"),
+    ],
+)
+def test_an_effect_with_its_interval(numbers, digits, text):
+    assert with_interval(*numbers, digits) == text
+
+
+def test_the_drawing_is_to_scale():
+    svg = whole(drawn_interval(Verdict("", 5.0, 2.5, 7.5, 5), span=(0.0, 10.0)))
+    assert 'cx="70.0"' in svg
+    assert "M38.0 8H102.0" in svg
+    assert "M6.0 0V16" in svg
+
+
+def test_differences_share_one_axis():
+    found = {"a < b": Verdict("", 1.0, 0.0, 2.0, 5), "c": Verdict("", 8.0, 6.0, 10.0, 5)}
+    table = differences(found, unit="points")
+    html = whole(table._repr_html_())
+    assert "a &lt; b" in html
+    assert [float(x) for x in re.findall(r'cx="([\d.]+)"', html)] == [18.8, 108.4]
+    assert repr(table).splitlines()[1] == "a < b 1.0 (0.0 to 2.0)"
+
+
+def test_the_lectures_numbers_beside_ours():
+    ours = pd.DataFrame({"mean": [17.42], "low": [16.5], "high": [18.3]}, index=["alone"])
+    columns = {"lecture": {"alone": 9.38, "AT": 8.93}, "ours": ours}
+    table = compare(columns, {"alone": "student alone", "AT": "AT"})
+    whole(table._repr_html_())
+    assert [line.split() for line in repr(table).splitlines()] == [
+        ["lecture", "ours"],
+        ["student", "alone", "9.4", "17.4", "(16.5", "to", "18.3)"],
+        ["AT", "8.9", "–"],
+    ]
+
+
+def test_no_header_cell_is_empty_and_texts_are_never_html():
+    html = Table(["", "<i>"], [[Cell("<b>x</b>"), Cell("")]], "<u>")._repr_html_()
+    assert "<thead><tr><td></td><th" in html
+    assert not {"<i>", "<b>", "<u>"} & set(re.findall(r"<[^>]+>", html))
