@@ -1,5 +1,6 @@
 """Exercises judge: right answers in any form, planted mistakes, stubs, crashes."""
 
+import inspect
 import io
 import linecache
 import random
@@ -29,7 +30,10 @@ from tlcourse.exercises._box import source
 from tlcourse.exercises._exercise import SIZES, value, verdict
 from tlcourse.exercises._exercise import _undone as undone
 from tlcourse.methods.attention import attention_transfer_loss
+from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
+from tlcourse.methods.lwf import lwf_loss, response_loss
 from tlcourse.methods.saliency import grad_cam
+from tlcourse.metrics import backward_transfer, forgetting
 
 PLANTED = [
     (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
@@ -65,9 +69,7 @@ def test_the_same_diagnosis_is_not_given_to_two_different_mistakes():
         for text in [d for d, _ in EXERCISES[name].mistakes]
         if [d for d, _ in EXERCISES[name].mistakes].count(text) > 1
     }
-    assert shared == {
-        "the teacher gets a gradient; it must not learn from its student. Detach its logits."
-    }  # CE and KL alike
+    assert shared == {distillation.TAUGHT, distillation.NO_TEACHER}  # different ways to one fault
 
 
 def stub(**arguments): ...
@@ -225,15 +227,6 @@ def test_forgetting_as_the_chapter_defines_it_is_right():
     assert said("forgetting", answer) == "Right."
 
 
-@pytest.mark.parametrize("name", ["attention_loss", "find_the_bug_attention"])
-@pytest.mark.parametrize(
-    "answer", [lambda **a: 3.0, lambda **a: a["student"][0], lambda **a: torch.tensor(1.0)]
-)
-def test_an_attention_loss_that_cannot_train_says_so(name, answer):
-    wanted = "the loss must be one number, a tensor of no dimensions that is computed from student"
-    assert said(name, answer) == f"Not yet: TypeError: {wanted}"
-
-
 def test_lists_of_tensors_are_told_by_their_shapes():
     text = said(
         "attention_loss",
@@ -268,7 +261,8 @@ def test_the_smallest_input_that_differs_is_shown():
     )
     assert text.startswith("Not yet. For logits = [[")
     assert "T = 0.5" in text
-    _, expected, got = text.split("\n")
+    _, place, expected, got = text.split("\n")
+    assert place == "  image 0, class 0 (counted from 0)"
     assert expected.startswith("  expected [[")
     assert got.startswith("  got      [[")
     assert text.count("],") + text.count("] [") <= 4  # two rows each
@@ -290,13 +284,6 @@ def test_changing_the_arguments_is_found():
     assert said("soften", answer) == "Not yet: the function changes its arguments; work on copies."
 
 
-def test_a_loss_that_cannot_train_says_so():
-    wanted = "the loss must be one number, a tensor of no dimensions that is computed from "
-    wanted += "student_logits"
-    for answer in (lambda **a: 3.0, lambda **a: a["student_logits"], lambda **a: torch.tensor(1.0)):
-        assert said("loss", answer) == f"Not yet: TypeError: {wanted}"
-
-
 def test_a_crash_names_the_line():
     code = "def answer(logits, T):\n    half = logits / 2\n    return half.sofmax(1)\n"
     linecache.cache["<cell>"] = (len(code), None, code.splitlines(True), "<cell>")
@@ -307,8 +294,347 @@ def test_a_crash_names_the_line():
     assert said("soften", space["answer"]) == f"{stopped}\n  {error}"
 
 
-def test_arguments_of_other_names_say_so():
-    assert "unexpected keyword argument" in said("soften", lambda z, T: z)
+# how an answer is called, and what it returns
+
+
+OF_THE_PACKAGE = {
+    "soften": soften,
+    "find_the_bug": distillation_loss,
+    "loss": distillation_loss,
+    "gradient": soft_target_gradient,
+    "old_gradient": soft_target_gradient,
+    "old_loss": response_loss,
+    "lwf": lwf_loss,
+    "forgetting": forgetting,
+    "backward_transfer": backward_transfer,
+    "recorded": lambda teacher_logits, index, T: soften(teacher_logits[index], T),
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_PACKAGE)
+def test_the_packages_own_function_is_right(name):
+    assert said(name, OF_THE_PACKAGE[name]) == "Right."
+
+
+def by_place(function):
+    return lambda *arguments: function(*arguments)
+
+
+def test_arguments_of_other_names_are_taken_by_their_places(name):
+    assert said(name, by_place(EXERCISES[name].reference)) == "Right."
+
+
+def test_arguments_in_another_order_are_taken_by_their_names():
+    assert said("gradient", lambda T, v, z: soft_target_gradient(z, v, T)) == "Right."
+
+
+def test_a_signature_that_does_not_fit_is_told(name):
+    said_ = f"Not yet: its arguments do not fit; write it as `{EXERCISES[name].signature}`."
+    assert said(name, lambda a, b, c, d, e, f, g: a) == said(name, lambda: 1) == said_
+
+
+def test_a_signature_names_the_arguments(name):
+    """Those that the reference has, in its order."""
+    e = EXERCISES[name]
+    names = re.search(r"\((.*)\)", e.signature)[1].split(", ")
+    assert names == list(inspect.signature(e.reference).parameters)
+    drawn = e.draw(torch.Generator(), 2)
+    assert [n for n in names if n in drawn] == [n for n in drawn if n in names]
+
+
+def computes(*arguments):
+    found = arguments[0]
+    found = [found]
+
+
+def prints(*arguments):
+    print(len(arguments), file=io.StringIO())
+
+
+def documented(*arguments):
+    """A stub too."""
+    pass
+
+
+def half_written(*arguments):
+    len(arguments)
+    return ...
+
+
+@pytest.mark.parametrize("answer", [computes, prints])
+def test_a_forgotten_return_is_told(name, answer):
+    missing = "Not yet: the function computes something but returns nothing. Is a `return` missing?"
+    assert said(name, answer) == missing
+
+
+def test_a_stub_in_part(name):
+    assert said(name, documented) == "Not attempted yet: the function returns nothing."
+    assert said(name, half_written) == "Not yet: the function still returns `...`."
+
+
+# what must train
+
+
+LOSSES = ["loss", "find_the_bug", "attention_loss", "find_the_bug_attention", "old_loss", "lwf"]
+
+
+def without_gradient(loss):
+    with torch.no_grad():
+        return loss()
+
+
+def without_inference(loss):
+    with torch.inference_mode():
+        return loss()
+
+
+NO_GRADIENT = "Not yet: the result carries no gradient, so nothing can learn from it: "
+LOST = {
+    "it is lost at `.item()`": lambda loss: loss().item(),
+    "it is lost at `.detach()`": lambda loss: loss().detach(),
+    "it is lost at `.detach()` ": lambda loss: loss().detach().requires_grad_(),
+    "it is lost at `.detach()`  ": lambda loss: loss().detach().numpy(),
+    "it is lost at `.tolist()`": lambda loss: loss().tolist(),
+    "it is lost at `.data`": lambda loss: loss().data,
+    "it is lost at `.numpy()`": lambda loss: loss().numpy(),
+    "it is lost in NumPy": lambda loss: np.sqrt(loss()),
+    "it is lost at `float()`": lambda loss: float(loss()),
+    "it is lost at `torch.tensor()`": lambda loss: torch.tensor(loss(), requires_grad=True),
+    "it is lost under `torch.no_grad()`": without_gradient,
+    "it is lost under `torch.inference_mode()`": without_inference,
+    "it does not depend on what is trained": lambda loss: 3.0,
+    "it does not depend on what is trained ": lambda loss: torch.tensor(1.0),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("where", LOST)
+def test_a_loss_without_gradient_says_where_it_is_lost(name, where):
+    def answer(*arguments):
+        return LOST[where](lambda: EXERCISES[name].reference(*arguments))
+
+    if name == "find_the_bug_attention" and not where.startswith("it is lost"):
+        return  # it refuses no logits, but that comes later
+    assert said(name, answer) == f"{NO_GRADIENT}{where.strip()}."
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_is_no_number_is_told(name):
+    wanted = "Not yet: the loss must be one number, a tensor of no dimensions; got "
+    assert said(name, lambda *a: torch.ones(3)) == f"{wanted}shape (3,)."
+    assert said(name, lambda *a: [EXERCISES[name].reference(*a)]) == f"{wanted}list."
+
+
+@pytest.mark.parametrize("name", ["loss", "old_loss", "lwf"])
+def test_a_loss_that_changes_its_arguments_is_told(name):
+    def answer(*arguments):
+        arguments[0].mul_(2)
+        return EXERCISES[name].reference(*arguments)
+
+    assert said(name, answer) == "Not yet: the function changes its arguments; work on copies."
+
+
+def start(network, images, *, undo=True, graph=False, chosen=None):
+    network.eval()
+    with torch.set_grad_enabled(graph):
+        recorded = network(images)["old"]
+    if undo:
+        network.train()
+    return recorded, list(network.parameters()) if chosen is None else chosen
+
+
+def test_what_the_start_of_lwf_leaves_behind():
+    assert said("find_the_bug_lwf", start) == "Right."
+    left = said("find_the_bug_lwf", lambda network, images: start(network, images, undo=False))
+    assert left.startswith("Not yet: the network is left in eval mode")
+    graph = said("find_the_bug_lwf", lambda network, images: start(network, images, graph=True))
+    assert graph.startswith("Not yet: the responses still carry a graph")
+    both = said(
+        "find_the_bug_lwf", lambda network, images: start(network, images, undo=False, chosen=[])
+    )
+    assert "\n  the parameters for the optimizer\n  expected 'trunk.1.weight trunk.1." in both
+    assert said("find_the_bug_lwf", lambda network, images: 3.0) == (
+        "Not yet: return two things: the responses, a tensor, and the list of parameters."
+    )
+
+
+# a diagnosis is only given for what it says
+
+
+def distilled(soft, weigh=lambda alpha: (1 - alpha, alpha)):
+    def loss(student_logits, teacher_logits, labels, T, alpha):
+        hard, kept = weigh(alpha)
+        plain = F.cross_entropy(student_logits, labels)
+        return hard * plain + kept * T**2 * soft(student_logits / T, teacher_logits.detach() / T)
+
+    return loss
+
+
+def cross(p, q):
+    return -(p.softmax(1) * q.log_softmax(1)).sum(1).mean()
+
+
+def divergence(p, q):
+    return F.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean")
+
+
+FOUND = "Not yet: this is the loss as it was found."
+STUDENT = (
+    "Not yet: nothing is learnt from the soft term: the student is detached in it. Only the "
+    "teacher is a constant."
+)
+NOBODY = f"Not yet: {distillation.NO_TEACHER}"
+IN_THE_SOFT_TERM = [
+    (lambda z, v, D: D(v, v), FOUND),
+    (lambda z, v, D: D(z.detach(), z), NOBODY),
+    (lambda z, v, D: D(z.detach(), z.detach()), NOBODY),
+    (lambda z, v, D: D(v, z.detach()), STUDENT),
+]
+
+
+@pytest.mark.parametrize("kind", [cross, divergence])
+@pytest.mark.parametrize(("soft", "verdict_"), IN_THE_SOFT_TERM)
+def test_what_the_soft_term_compares_is_told_apart(soft, verdict_, kind):
+    found = said("find_the_bug", distilled(lambda z, v: soft(z, v, kind)))
+    assert found == verdict_
+
+
+def test_a_student_that_teaches_itself_is_not_the_loss_as_it_was_found():
+    assert said("find_the_bug", distilled(lambda z, v: divergence(z, z))) == NOBODY
+    assert said("find_the_bug", distilled(lambda z, v: cross(z, z))).startswith(
+        "Not yet. For student_logits = [["
+    )
+
+
+def test_constants_inside_a_softmax_do_no_harm():
+    assert said("soften", lambda logits, T: (logits / T - np.log(T)).softmax(1)) == "Right."
+    text = said("soften", lambda logits, T: (logits - np.log(T)).softmax(1))
+    assert text == "Not yet: T has no effect: this is the softmax at T = 1."
+
+
+def safe_or_not(log):
+    return lambda logits, recorded, T: -((recorded / T).softmax(1) * log(logits, T)).sum(1).mean()
+
+
+def test_the_logarithm_of_a_softmax_is_no_power():
+    power = said("old_loss", EXERCISES["old_loss"].mistakes[1][1])
+    assert power.startswith("Not yet: the log of a power")
+    text = said("old_loss", safe_or_not(lambda z, T: (z / T).softmax(1).log()))
+    assert text.startswith("Not yet: right for small logits; for large ones")
+    text = said("old_loss", safe_or_not(lambda z, T: ((z / T).softmax(1) + 1e-9).log()))
+    assert text.startswith("Not yet. For logits = ")
+    for name in ("loss", "lwf"):  # whose logits are small
+        assert "log" in EXERCISES[name].task
+    assert said("loss", distilled(lambda z, v: -(v.softmax(1) * z.softmax(1).log()).sum(1).mean()))
+
+
+def test_a_softmax_and_its_logarithm_are_right_where_logits_are_small():
+    def soft(z, v):
+        return -(v.softmax(1) * z.softmax(1).log()).sum(1).mean()
+
+    assert said("loss", distilled(soft)) == "Right."
+
+
+# expected and got
+
+
+def test_the_part_that_differs_is_named():
+    def parted(weigh):
+        return said("loss", distilled(lambda z, v: cross(v, z), weigh)).split("\n")[1]
+
+    at = "image 0, class 0 (counted from 0)"
+    whole = parted(lambda alpha: (1 - alpha**2, alpha))
+    assert whole == f"  the gradient at the student's logits, {at}"
+    hard = parted(lambda alpha: (0.5 - alpha, alpha))
+    assert hard == f"  the gradient of the labels' term (alpha = 0), {at}"
+    soft = parted(lambda alpha: (1 - alpha, alpha / 3))
+    assert soft == f"  the gradient of the soft term (alpha = 1), {at}"
+
+
+def test_the_entry_that_differs_is_named_and_shown():
+    def answer(logits, T):
+        p = (logits / T).softmax(1)
+        p[3:, 2:3] += 3e-4
+        return p
+
+    given, place, expected, got = said("soften", answer).split("\n")
+    assert given == "Not yet. For logits = numbers of shape (4, 5), T = 2"
+    assert place == "  image 3, class 2 (counted from 0)"
+    assert float(got[11:]) - float(expected[11:]) == pytest.approx(3e-4, rel=0.4)
+
+
+@pytest.mark.parametrize("off", [3e-4, 3e-3, 0.3])
+def test_expected_and_got_never_look_alike(name, off):
+    def answer(*arguments):
+        found = EXERCISES[name].reference(*arguments)
+        return (found[0] * (1 + off), found[1]) if isinstance(found, tuple) else found * (1 + off)
+
+    *_, expected, got = said(name, answer).split("\n")
+    assert expected.removeprefix("  expected ") != got.removeprefix("  got      ")
+
+
+# lists, and numbers of half precision
+
+
+def listed(found):
+    return found.tolist() if isinstance(found, torch.Tensor) else found
+
+
+NUMBERS = [name for name in EXERCISES if name not in {*LOSSES, "find_the_bug_lwf"}]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("kind", [listed, list, tuple, np.array, np.asarray])
+def test_the_right_numbers_in_a_list_are_right(name, kind):
+    def answer(*arguments):
+        found = EXERCISES[name].reference(*arguments)
+        return kind(found) if isinstance(found, torch.Tensor) else found
+
+    assert said(name, answer) == "Right."
+
+
+def test_wrong_numbers_in_a_list_are_diagnosed():
+    sharp = said("soften", lambda logits, T: list((logits * T).softmax(1)))
+    assert sharp.startswith("Not yet: the logits are multiplied by T")
+    *_, expected, got = said("soften", lambda logits, T: listed((logits / T + 1) / 9)).split("\n")
+    assert re.fullmatch(r"  expected \[\[[-0-9. ]+\]\]", expected)
+    assert re.fullmatch(r"  got      \[\[[-0-9. ]+\]\]", got)
+
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", HALF)
+def test_half_precision_is_judged_with_its_own_rounding(name, kind):
+    def answer(*arguments):
+        found = EXERCISES[name].reference(*arguments)
+        if isinstance(found, tuple):
+            return found[0].to(kind), found[1]
+        return found.to(kind) if isinstance(found, torch.Tensor) else found
+
+    assert said(name, answer) == "Right."
+
+
+@pytest.mark.parametrize("kind", HALF)
+def test_in_half_precision_no_planted_mistake_is_right(name, kind):
+    for diagnosis, wrong in EXERCISES[name].mistakes:
+
+        def answer(*arguments, wrong=wrong):
+            found = wrong(*arguments)
+            return found.to(kind) if isinstance(found, torch.Tensor) else found
+
+        assert said(name, answer).startswith("Not yet"), diagnosis
+
+
+def in_half(logits, recorded, T):
+    y, log_now = (recorded.half() / T).softmax(1), (logits.half() / T).log_softmax(1)
+    return -(y * log_now).sum(1).mean()
+
+
+def test_a_computation_in_half_precision_is_right():
+    assert said("soften", lambda logits, T: (logits.half() / T).softmax(1)) == "Right."
+    assert said("soften", lambda logits, T: (logits.bfloat16() / T).softmax(1))
+    assert said("old_loss", in_half) == "Right."
 
 
 # answers that do odd things
@@ -558,14 +884,16 @@ def test_box_and_solution_fold(name, monkeypatch):
     assert e.title in page
     assert f"{e.minutes} minutes" in page
     assert "`" not in page.split("<details>")[0]
-    assert e.reference.__name__ in shown[1]["text/html"]
-    assert shown[1]["text/plain"].startswith("Solution:\ndef ")
+    assert shown[1]["text/plain"].startswith(f"Solution:\ndef {e.signature}:\n")
 
 
-def test_the_solution_that_is_shown_is_the_source_of_a_right_answer(name):
-    space = dict(EXERCISES[name].reference.__globals__)
-    exec(source(EXERCISES[name]), space)
-    assert said(name, space[EXERCISES[name].reference.__name__]) == "Right."
+def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name):
+    text = source(EXERCISES[name])
+    space = {"torch": torch, "F": F, "np": np}
+    exec(text, space)
+    assert said(name, space[EXERCISES[name].signature.split("(")[0]]) == "Right."
+    assert "expect" not in text
+    assert max(map(len, text.splitlines())) <= 88
 
 
 @pytest.mark.parametrize("chapter", [distillation, attention, lwf])

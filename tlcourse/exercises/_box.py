@@ -1,5 +1,6 @@
 """How exercises look in a notebook and on a saved page: a box, with hints and solution folded."""
 
+import ast
 import inspect
 import re
 import textwrap
@@ -13,7 +14,7 @@ BOX = (
     "border:1px solid var(--jp-border-color2,#d0d0d0);border-left:5px solid #e69f00;"
     "border-radius:8px;padding:.6em .9em;max-width:800px;line-height:1.5"
 )
-PRE = (  # 100 columns fit the box
+PRE = (  # a solution has at most 88 columns; 100 fit the box
     "overflow-x:auto;white-space:pre;background:var(--jp-layout-color2,#f3f3f3);padding:.6em .8em;"
     "border-radius:5px;font:12px/1.5 var(--jp-code-font-family,monospace)"
 )
@@ -44,8 +45,12 @@ def fold(title: str, code: str) -> None:
 
 
 def source(exercise: Exercise) -> str:
-    """The source of the reference."""
-    return textwrap.dedent(inspect.getsource(exercise.reference)).rstrip()
+    """The source of the reference, under the name that the answer has."""
+    text = textwrap.dedent(inspect.getsource(exercise.reference)).rstrip()
+    (function,) = ast.parse(text).body
+    assert isinstance(function, ast.FunctionDef)
+    body = text.splitlines()[function.body[0].lineno - 1 :]
+    return "\n".join([f"def {exercise.signature}:", *body])
 
 
 def _show(page: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """An exercise is a reference, inputs to draw, and the mistakes people make with their diagnoses."""
 
+import dis
 import inspect
 import random
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,20 +22,27 @@ from torch.random import fork_rng
 Function = Callable[..., Any]
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)  # inputs grow, so that the first one that differs is the smallest
 FEW, LONG = 16, 600  # so many numbers of a table, and so many letters of a text, are shown
+CHANGED = "Not yet: the function changes its arguments; work on copies."
 
 
-def value(function: Function, inputs: Mapping[str, Any]) -> Any:
+class Told(Exception):
+    """What an answer did is judged already: the text is the verdict."""
+
+
+def value(function: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What the function returns: most exercises look at that."""
-    return function(**inputs)
+    return {"": function(**inputs)}
 
 
 @dataclass(frozen=True)
 class Exercise:
     """What to do, and how an answer is judged.
 
-    kind: complete a stub, repair a wrong version, or write it anew; difficulty: 1 to 3.
-    draw(generator, size) gives the arguments by name, larger with size. mistakes: pairs of a
-    diagnosis and a wrong version. see(function, arguments) is what is compared with the reference.
+    task: holds the signature in backticks. kind: complete a stub, repair a wrong version, or write
+    it anew; difficulty: 1 to 3. draw(generator, size) gives the arguments by name, larger with
+    size. mistakes: pairs of a diagnosis, which is true of all that computes the same, and a wrong
+    version. see(function, arguments) gives what is compared with the reference, part by part.
+    axes: what the dimensions of a table are.
     """
 
     title: str
@@ -45,8 +54,14 @@ class Exercise:
     draw: Callable[[Generator, int], dict[str, Any]]
     mistakes: Sequence[tuple[str, Function]]
     hints: Sequence[str]
-    see: Callable[[Function, Mapping[str, Any]], Any] = value
+    see: Callable[[Function, Mapping[str, Any]], dict[str, Any]] = value
+    axes: tuple[str, ...] = ("image", "class")
     core: bool = False
+
+    @property
+    def signature(self) -> str:
+        """How the answer is called: its name and arguments."""
+        return re.findall(r"`(my_\w+\([^)]*\))`", self.task)[0]
 
 
 def verdict(exercise: Exercise, answer: object) -> str:
@@ -68,31 +83,41 @@ def _judged(exercise: Exercise, answer: Function) -> str:
     for case in cases:
         inputs = deepcopy(case)
         try:
-            found.append(_seen(exercise, _attempted(answer), inputs))
+            found.append(_seen(exercise, _called(exercise, answer), inputs))
         except KeyboardInterrupt:
             raise
+        except Told as told:
+            return str(told)
         except BaseException as error:
-            return _tried(_crash, f"Not yet: {type(error).__name__}", error, answer)
-        if not all(_same(inputs[name], case[name]) for name in case):
-            return "Not yet: the function changes its arguments; work on copies."
+            return tried(_crash, f"Not yet: {type(error).__name__}", error, answer)
+        if not _alike(inputs, case):
+            return CHANGED
     return _compared(exercise, cases, found)
 
 
 def _compared(exercise: Exercise, cases: Sequence[Mapping[str, Any]], found: Sequence[Any]) -> str:
     expected = [_seen(exercise, exercise.reference, deepcopy(case)) for case in cases]
-    if all(map(_same, found, expected)):
+    if all(map(_alike, found, expected)):
         return "Right."
     for diagnosis, wrong in exercise.mistakes:
         pairs = zip(found, deepcopy(cases))
-        if all(_same(got, _seen(exercise, wrong, case)) for got, case in pairs):
+        if all(_alike(got, _seen(exercise, wrong, case)) for got, case in pairs):
             return f"Not yet: {diagnosis}"
     triples = zip(cases, expected, found)
-    case, want, got = next(triple for triple in triples if not _same(triple[2], triple[1]))
-    given = ", ".join(f"{name} = {_short(part)}" for name, part in case.items())
-    return f"Not yet. For {given}\n  expected {_short(want)}\n  got      {_short(got)}"
+    case, want, got = next(triple for triple in triples if not _alike(triple[2], triple[1]))
+    for told in got.values():
+        if isinstance(told, Told):
+            return str(told)
+    part = next(part for part in want if not _same(got[part], want[part]))
+    given = ", ".join(f"{name} = {_short(value)}" for name, value in case.items())
+    pair = want[part], got[part]
+    place, *sides = tried(_apart, _in_words("", *pair), exercise, *pair)
+    what = ", ".join(word for word in (part, place) if word)
+    lines = [what, f"expected {sides[0]}", f"got      {sides[1]}"]
+    return "\n  ".join([f"Not yet. For {given}", *(line for line in lines if line)])
 
 
-def _seen(exercise: Exercise, function: Function, inputs: Mapping[str, Any]) -> Any:
+def _seen(exercise: Exercise, function: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
     with _undone():
         return exercise.see(function, inputs)
 
@@ -118,27 +143,45 @@ def _undone() -> Iterator[None]:
             torch.set_deterministic_debug_mode(strict)
 
 
-def _attempted(answer: Function) -> Function:
-    """The same function, which says so when it returns nothing."""
+def _called(exercise: Exercise, answer: Function) -> Function:
+    """The answer, called by the names of the arguments or, where it has others, by their places."""
 
-    def attempted(*args: Any, **kwargs: Any) -> Any:
-        found = answer(*args, **kwargs)
+    def called(**arguments: Any) -> Any:
+        named = _takes(answer, **arguments)
+        if not named and not _takes(answer, *arguments.values()):
+            raise Told(f"Not yet: its arguments do not fit; write it as `{exercise.signature}`.")
+        found = answer(**arguments) if named else answer(*arguments.values())
         if found is None or found is ...:
-            raise NotImplementedError("the function returns nothing")
+            raise Told(_unfinished(answer, found))
         return found
 
-    return attempted
+    return called
 
 
-def trainable(loss: Any, of: str) -> Tensor:
-    """The loss as it is. Raises TypeError unless it is one number that is computed from `of`."""
-    wanted = f"one number, a tensor of no dimensions that is computed from {of}"
-    if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
-        raise TypeError(f"the loss must be {wanted}")
-    return loss
+def _takes(answer: Function, *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(answer).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return not kwargs
+    return True
 
 
-def _tried(function: Function, otherwise: Any, *arguments: Any) -> Any:
+def _unfinished(answer: Function, found: Any) -> str:
+    """A stub looks at nothing that it is given, and at nothing else."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    looks = ("LOAD_FAST", "LOAD_GLOBAL", "LOAD_DEREF")
+    if isinstance(code, CodeType) and not any(
+        step.opname.startswith(looks) for step in dis.get_instructions(code)
+    ):
+        return "Not attempted yet: the function returns nothing."
+    if found is ...:
+        return "Not yet: the function still returns `...`."
+    return "Not yet: the function computes something but returns nothing. Is a `return` missing?"
+
+
+def tried(function: Function, otherwise: Any, *arguments: Any) -> Any:
     """What the function returns, or `otherwise` where the learner's objects do not let it."""
     try:
         return function(*arguments)
@@ -148,47 +191,94 @@ def _tried(function: Function, otherwise: Any, *arguments: Any) -> Any:
         return otherwise
 
 
+def _alike(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    return all(_same(found[part], expected[part]) for part in expected)
+
+
 def _same(a: Any, b: Any) -> bool:
     """Equal up to rounding, of one shape; nan equals nan, so that an overflow is recognised."""
-    return _tried(_equal, False, a, b)
+    return tried(_equal, False, a, b)
 
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
-    x, y = (torch.as_tensor(part).detach().cpu() for part in (a, b))
-    if x.shape != y.shape or x.is_complex() or y.is_complex():
-        return False
-    return torch.allclose(x.double(), y.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
+    if isinstance(a, str | Told) or isinstance(b, str | Told):
+        return a == b if isinstance(a, str) else isinstance(a, Told) and isinstance(b, Told)
+    x, y = _numbers(a), _numbers(b)
+    return x.shape == y.shape and bool(_close(x, y).all())
+
+
+def _numbers(found: Any) -> Tensor:
+    """Numbers of any kind, also in nested lists, as one tensor."""
+    try:
+        return torch.as_tensor(found).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        if not isinstance(found, list | tuple):
+            raise
+        return torch.stack([_numbers(part) for part in found])
+
+
+def _close(x: Tensor, y: Tensor) -> Tensor:
+    """Which entries are equal up to the rounding of the coarser of the two, float32 or half."""
+    if x.is_complex() or y.is_complex():
+        return torch.zeros(x.shape, dtype=torch.bool)
+    half = [torch.finfo(z.dtype).eps for z in (x, y) if z.dtype in (torch.half, torch.bfloat16)]
+    eps = max(half, default=0.0)
+    near = {"rtol": max(1e-4, 4 * eps), "atol": max(1e-5, eps)}
+    return torch.isclose(x.double(), y.double(), **near, equal_nan=True)
+
+
+def _apart(exercise: Exercise, want: Any, got: Any) -> tuple[str, str, str]:
+    """Where two parts differ first, and both in words, with so many digits that one sees it."""
+    x, y = _numbers(want), _numbers(got)
+    if x.shape != y.shape:
+        return _in_words("", want, got)
+    index = tuple(int(i) for i in (~_close(y, x)).nonzero()[0])
+    axes = exercise.axes if len(exercise.axes) == len(index) else ["entry"] * len(index)
+    place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, index))
+    a, b = (x, y) if x.numel() <= FEW else (x[index], y[index])
+    p, q = float(x[index]), float(y[index])
+    shows = (d for d in range(4, 18) if f"{p:.{d}g}" != f"{q:.{d}g}")
+    digits = next(d for d in shows if f"{p:.{d - 1}f}" != f"{q:.{d - 1}f}")
+    return _in_words(place and f"{place} (counted from 0)", a, b, digits)
+
+
+def _in_words(place: str, want: Any, got: Any, digits: int = 4) -> tuple[str, str, str]:
+    return place, _short(want, digits), _short(got, digits)
 
 
 class _Words(reprlib.Repr):
     """Arguments and answers in a few words: many numbers are told by their shape."""
 
+    def __init__(self, digits: int) -> None:
+        super().__init__()
+        self.digits = digits
+        self.maxlist, self.maxother, self.maxstring = FEW, LONG, LONG
+
     def repr_Tensor(self, x: Tensor, level: int) -> str:
-        if x.ndim > 1 and x.numel() > FEW:
+        if x.numel() > FEW:
             return f"numbers of shape {tuple(x.shape)}"
-        table = (x.float() if x.is_floating_point() else x).detach().cpu().numpy()
-        with np.printoptions(precision=3, suppress=True, threshold=20, linewidth=10_000):
-            return str(table.tolist() if table.ndim == 0 else table)
+        table = (x.double() if x.is_floating_point() else x).detach().cpu().numpy()
+        with np.printoptions(
+            precision=self.digits - 1, suppress=True, threshold=20, linewidth=10_000
+        ):
+            return str(table) if table.ndim else self.repr1(table.item(), level)
 
     def repr_float(self, x: float, level: int) -> str:
-        return f"{x:.4g}"
+        return f"{x:.{self.digits}g}"
 
 
-_words = _Words()
-vars(_words).update(maxlist=FEW, maxother=LONG, maxstring=LONG)
-
-
-def _short(part: Any) -> str:
+def _short(part: Any, digits: int = 4) -> str:
     kind = f", {part.layout} on {part.device}" if isinstance(part, Tensor) else ""
-    shown = _tried(_words.repr, f"{type(part).__name__} that cannot be shown{kind}", part)
+    unseen = f"{type(part).__name__} that cannot be shown{kind}"
+    shown = tried(_Words(digits).repr, unseen, part)
     return " ".join(re.sub(r" at 0x\w+", "", shown).split())[:LONG]
 
 
 def _crash(error: BaseException, answer: Function) -> str:
     """Which line of the learner's code stopped, in its own words."""
-    text = _tried(str, "its text cannot be shown", error)[:LONG]
+    text = tried(str, "its text cannot be shown", error)[:LONG]
     if isinstance(error, NotImplementedError):
         return f"Not attempted yet{f': {text}' if error.args else ''}."
     what = f"{type(error).__name__}: {text}"

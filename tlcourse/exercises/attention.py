@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tlcourse.exercises._exercise import Exercise, Function, trainable
+from tlcourse.exercises._exercise import Exercise, Function, Told
+from tlcourse.exercises._loss import gradients
 from tlcourse.methods.attention import attention_map
 
 Head = Callable[[Tensor], Tensor]
 
 
 def unit_map(A: Tensor, p: float) -> Tensor:
-    """The attention map of every image as a unit vector. A: (N, C, H, W). Returns (N, H·W)."""
+    """The attention map of every image as a unit vector, (N, H·W)."""
     return F.normalize(A.abs().pow(p).sum(1).flatten(1))
 
 
@@ -45,14 +46,13 @@ def repaired_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], beta: fl
 def loss_of_the_paper(
     student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float, p: float
 ) -> Tensor:
-    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images, for lists of (N, C, H, W).
-
-    It is what `attention_transfer_loss` computes.
-    """
+    """β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images."""
     total = torch.zeros(())
     for s, t in zip(student, teacher):
-        apart = unit_map(s, p) - unit_map(t.detach(), p)
-        total = total + torch.linalg.vector_norm(apart, dim=1).mean()  # slope 0, not infinite, at 0
+        maps = (A.abs().pow(p).sum(1).flatten(1) for A in (s, t.detach()))
+        q_s, q_t = (F.normalize(m) for m in maps)
+        apart = torch.linalg.vector_norm(q_s - q_t, dim=1)  # its slope at 0 is 0
+        total = total + apart.mean()
     return beta / 2 * total
 
 
@@ -64,45 +64,46 @@ def guided_relu(x: Tensor, gradient: Tensor) -> Tensor:
     return gradient * (x > 0) * (gradient > 0)
 
 
-def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The loss, and the sizes of its gradients by the features of student and teacher, (3,).
+def value_and_gradients(loss: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss, and the sizes of its gradients by the features of student and teacher.
 
     Where two maps are equal the gradient's direction is a matter of rounding; then 0 stands for a
     gradient that is finite.
     """
-    ours, theirs = (
-        [A.clone().requires_grad_() for A in inputs[name]] for name in ("student", "teacher")
-    )
-    found = trainable(loss(**{**inputs, "student": ours, "teacher": theirs}), "student")
-    parts = torch.autograd.grad(found, (*ours, *theirs), allow_unused=True)
-    norms = torch.stack([torch.zeros(()) if part is None else part.norm() for part in parts])
-    sizes = norms.view(2, len(ours)).sum(1)
+    found = gradients(loss, inputs, "student", "teacher")
     pairs = zip(inputs["student"], inputs["teacher"])
     equal = any(torch.equal(s, t[:, : s.shape[1]]) for s, t in pairs)
-    return torch.cat([found.detach()[None], sizes * (0.0 if equal else 1.0)])
+    seen = {"the loss": found[""]}
+    for name in ("student", "teacher"):
+        parts = found[name]
+        size = parts if isinstance(parts, Told) else sum(g.norm() for g in parts)
+        seen[f"the size of the gradient at the {name}'s features"] = (
+            size * 0.0 if equal and isinstance(size, Tensor) else size
+        )
+    return seen
 
 
-def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The same three numbers, and whether logits are refused in the place of features, (5,).
-
-    They are tried by themselves and in a list: 1 for refused.
-    """
-    found = value_and_gradients(loss, inputs)
+def with_and_without_features(loss: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, and whether logits are refused in the place of features, alone and in a list."""
     student, teacher = (inputs[name][0].mean((2, 3)) for name in ("student", "teacher"))
-    pairs = ((student, teacher), ([student], [teacher]))
-    refused = [_refuses(loss, s, t, inputs["beta"]) for s, t in pairs]
-    return torch.cat([found, torch.tensor(refused)])
+    return {
+        **value_and_gradients(loss, inputs),
+        "logits by themselves": _answer_to(loss, student, teacher, inputs["beta"]),
+        "logits in a list": _answer_to(loss, [student], [teacher], inputs["beta"]),
+    }
 
 
-def _refuses(loss: Function, student: Any, teacher: Any, beta: float) -> float:
+def _answer_to(loss: Function, student: Any, teacher: Any, beta: float) -> str:
     try:
         loss(student=student, teacher=teacher, beta=beta)
-    except Exception as error:
-        return float(not isinstance(error, NotImplementedError))  # to return nothing is no refusal
-    return 0.0
+    except (Told, NotImplementedError):  # to return nothing is no refusal
+        return "pass"
+    except Exception:
+        return "an error"
+    return "pass"
 
 
-def on_a_small_network(cam: Function, inputs: Mapping[str, Any]) -> Any:
+def on_a_small_network(cam: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The map for the second half of a small network, whose weights depend on the seed."""
     torch.manual_seed(inputs["seed"])
     channels = inputs["A"].shape[1]
@@ -113,7 +114,7 @@ def on_a_small_network(cam: Function, inputs: Mapping[str, Any]) -> Any:
         nn.Flatten(),
         nn.Linear(6, 4),
     )
-    return cam(A=inputs["A"], head=head, classes=inputs["classes"])
+    return {"the map": cam(A=inputs["A"], head=head, classes=inputs["classes"])}
 
 
 def _normal(g: Generator, *shape: int) -> Tensor:
@@ -182,6 +183,9 @@ def _norms(a: Tensor, b: Tensor, p: float) -> Tensor:
     return (a - b).norm(dim=1).mean()
 
 
+_plain = _loss(_norms)
+
+
 def _found(
     mapped: Callable[[Tensor], Tensor], *, whole: bool = False, taught: bool = False
 ) -> Function:
@@ -234,6 +238,7 @@ EXERCISES: dict[str, Exercise] = {
         minutes=4,
         core=True,
         reference=unit_map,
+        axes=("image", "place"),
         draw=_for_map,
         mistakes=[
             (
@@ -273,7 +278,7 @@ EXERCISES: dict[str, Exercise] = {
                 "the root is taken after the sum, as for a norm; the map has none.",
                 _map(lambda A, p: attention_map(A, p) ** (1 / p)),
             ),
-            ("p is not used.", _map(lambda A, p: attention_map(A, 2))),
+            ("p has no effect: the power is always 2.", _map(lambda A, p: attention_map(A, 2))),
         ],
         hints=[
             "`A.abs().pow(p)` first; which dimension of (N, C, H, W) holds the channels?",
@@ -352,6 +357,10 @@ EXERCISES: dict[str, Exercise] = {
                 "the sum is over the batch; it should be a mean over the images.",
                 _loss(lambda a, b, p: _norms(a, b, p) * len(a)),
             ),
+            (
+                "beta has no effect.",
+                lambda student, teacher, beta, p: _plain(student, teacher, 1, p),
+            ),
             ("the half is missing.", _loss(lambda a, b, p: 2 * _norms(a, b, p))),
             (
                 "the norm is squared; the paper's is not.",
@@ -399,6 +408,7 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=3,
         minutes=12,
         reference=cam_of_head,
+        axes=("image", "row", "column"),
         draw=_for_cam,
         see=on_a_small_network,
         mistakes=[
@@ -455,6 +465,7 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=1,
         minutes=3,
         reference=guided_relu,
+        axes=("row", "column"),
         draw=_for_relu,
         mistakes=[
             (

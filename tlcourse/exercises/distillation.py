@@ -7,34 +7,75 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from tlcourse.exercises._exercise import Exercise, Function, trainable
-from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
+from tlcourse.exercises._exercise import Exercise, Function, tried
+from tlcourse.exercises._loss import gradients
+from tlcourse.methods.distillation import soft_target_gradient, soften
+
+
+def softened(logits: Tensor, T: float) -> Tensor:
+    """Probabilities at temperature T, (N, K); each row sums to 1."""
+    return (logits / T).softmax(dim=1)
+
+
+def loss_of_the_paper(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float, alpha: float
+) -> Tensor:
+    """(1 − α)·CE(y, q₁) + α·T²·CE(p_T, q_T), mean over the batch."""
+    hard = F.cross_entropy(student_logits, labels)
+    p = (teacher_logits.detach() / T).softmax(dim=1)
+    log_q = (student_logits / T).log_softmax(dim=1)
+    soft = -(p * log_q).sum(dim=1).mean()
+    return (1 - alpha) * hard + alpha * T**2 * soft
+
+
+def gradient_of_the_soft_targets(z: Tensor, v: Tensor, T: float) -> Tensor:
+    """(q − p) / T for each image, (N, K); rows sum to 0."""
+    q = (z / T).softmax(dim=1)
+    p = (v / T).softmax(dim=1)
+    return (q - p) / T
 
 
 def recorded_targets(teacher_logits: Tensor, index: Tensor, T: float) -> Tensor:
-    """Soft targets (B, K) of a shuffled batch, from logits recorded once for all N images.
-
-    index: (B,), the batch's positions.
-    """
-    return soften(teacher_logits[index], T)
+    """Soft targets (B, K) of a shuffled batch, from the logits of all N images."""
+    return (teacher_logits[index] / T).softmax(dim=1)
 
 
 def weight_without_factor(alpha: float, T: float) -> float:
-    """The β for which (1 − β)·hard + β·soft trains as (1 − α)·hard + α·T²·soft, up to a factor."""
+    """The β whose ratio to 1 − β is α·T² / (1 − α)."""
     return alpha * T**2 / (1 - alpha + alpha * T**2)
 
 
-def gradients(loss: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """What a loss does to the logits of student and teacher, (2, N, K).
+def gradients_of_terms(loss: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a loss does to the logits of student and teacher, of each term and of the whole.
 
     Two losses that differ by a constant train alike.
     """
-    z, v = (inputs[name].clone().requires_grad_() for name in ("student_logits", "teacher_logits"))
-    found = trainable(
-        loss(**{**inputs, "student_logits": z, "teacher_logits": v}), "student_logits"
+    logits = "student_logits", "teacher_logits"
+    hard, soft = (gradients(loss, {**inputs, "alpha": alpha}, *logits) for alpha in (0.0, 1.0))
+    whole = gradients(loss, inputs, *logits)
+    return {
+        "the gradient of the labels' term (alpha = 0)": hard["student_logits"],
+        "the gradient of the soft term (alpha = 1)": soft["student_logits"],
+        "the gradient at the student's logits": whole["student_logits"],
+        "the gradient at the teacher's logits": whole["teacher_logits"],
+        "the soft term's networks": _networks(loss, inputs, soft["student_logits"]),
+    }
+
+
+def _networks(loss: Function, inputs: Mapping[str, Any], slope: Any) -> str:
+    """Whose logits the soft term looks at; its value says so where it has no gradient."""
+    if not isinstance(slope, Tensor) or slope.abs().max() > 1e-6:
+        return "student and teacher"
+    inputs = {**inputs, "alpha": 1.0}
+    unknown = {"teacher_logits": torch.full_like(inputs["teacher_logits"], torch.nan)}
+    moved = {"student_logits": inputs["student_logits"].flip(1)}
+    before, blind, other = (
+        float(tried(lambda change=change: loss(**{**inputs, **change}), torch.nan))
+        for change in ({}, unknown, moved)
     )
-    parts = torch.autograd.grad(found, (z, v), allow_unused=True)
-    return torch.stack([torch.zeros_like(z) if part is None else part for part in parts])
+    if blind == blind:  # without the teacher's logits there is still a loss
+        return "no teacher"
+    return "the teacher alone" if other == before else "the teacher and a detached student"
 
 
 def _normal(g: Generator, *shape: int, spread: float = 3.0) -> Tensor:
@@ -84,17 +125,19 @@ def _for_weight(g: Generator, size: int) -> dict[str, Any]:
 
 def _loss(
     soft: Callable[[Tensor, Tensor, float], Tensor],
-    hard: Callable[..., Tensor] | None = None,
+    hard: Callable[[Tensor, Tensor, float], Tensor] = lambda z, y, T: F.cross_entropy(z, y),
     power: float = 2,
+    weights: Callable[[float], tuple[float, float]] = lambda alpha: (1 - alpha, alpha),
+    taught: bool = False,
 ) -> Function:
-    """A version of the loss: soft(z, v, T) and its factor T^power, hard(z, y, T)."""
+    """A version of the loss: soft(z, v, T) and its factor T^power, hard(z, y, T), the weights."""
 
     def loss(
         student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float, alpha: float
     ) -> Tensor:
-        z, v = student_logits, teacher_logits.detach()
-        plain = F.cross_entropy(z, labels) if hard is None else hard(z, labels, T)
-        return (1 - alpha) * plain + alpha * T**power * soft(z, v, T)
+        z, v = student_logits, teacher_logits if taught else teacher_logits.detach()
+        of_labels, of_soft = weights(alpha)
+        return of_labels * hard(z, labels, T) + of_soft * T**power * soft(z, v, T)
 
     return loss
 
@@ -108,27 +151,19 @@ def _soft(z: Tensor, v: Tensor, T: float) -> Tensor:
     return _cross((v / T).softmax(1), z / T)
 
 
-def _swapped(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float, alpha: float
-) -> Tensor:
-    return _loss(_soft)(student_logits, teacher_logits, labels, T, 1 - alpha)
+def _kl(z: Tensor, v: Tensor, T: float) -> Tensor:
+    return F.kl_div((z / T).log_softmax(1), (v / T).softmax(1), reduction="batchmean")
 
 
-def _not_detached(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float, alpha: float
-) -> Tensor:
-    z, v = student_logits, teacher_logits
-    return (1 - alpha) * F.cross_entropy(z, labels) + alpha * T**2 * _soft(z, v, T)
+def _plain_product(z: Tensor, v: Tensor, T: float) -> Tensor:
+    return -((v / T).softmax(1) * (z / T).softmax(1)).sum(1).mean()
 
 
-def _not_detached_kl(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float, alpha: float
-) -> Tensor:
-    z, v = student_logits, teacher_logits
-    kl = F.kl_div((z / T).log_softmax(1), (v / T).softmax(1), reduction="batchmean")
-    return (1 - alpha) * F.cross_entropy(z, labels) + alpha * T**2 * kl
-
-
+TAUGHT = "the teacher gets a gradient; it must not learn from its student. Detach its logits."
+NO_TEACHER = (
+    "the teacher has no part in the loss: the soft term is missing, or the student is its own "
+    "teacher."
+)
 _silent = _loss(lambda z, v, T: _soft(v, v, T))  # the loss with a bug, as it was found
 LOSS_MISTAKES: list[tuple[str, Function]] = [
     ("the factor T² is missing, so the soft targets fade as T grows.", _loss(_soft, power=0)),
@@ -136,7 +171,39 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
         "the factor is T, but both the softmax's slope and its argument bring a 1/T: it takes T².",
         _loss(_soft, power=1),
     ),
-    ("alpha is the weight of the soft targets; you gave it to the labels.", _swapped),
+    (
+        "alpha is the weight of the soft targets; you gave it to the labels.",
+        _loss(_soft, weights=lambda alpha: (alpha, 1 - alpha)),
+    ),
+    (
+        "the labels' term has weight 1; it takes 1 − alpha.",
+        _loss(_soft, weights=lambda alpha: (1, alpha)),
+    ),
+    (
+        "the soft term has weight T² alone; it takes alpha·T².",
+        _loss(_soft, weights=lambda alpha: (1 - alpha, 1)),
+    ),
+    ("alpha has no effect: both weights are 1.", _loss(_soft, weights=lambda alpha: (1, 1))),
+    ("the labels' term is missing.", _loss(_soft, weights=lambda alpha: (0, alpha))),
+    ("the labels' term is missing, and so is alpha.", _loss(_soft, weights=lambda alpha: (0, 1))),
+    (NO_TEACHER, _loss(lambda z, v, T: 0 * z.sum())),
+    (
+        f"{NO_TEACHER} And the labels' term has weight 1.",
+        _loss(lambda z, v, T: 0 * z.sum(), weights=lambda alpha: (1, alpha)),
+    ),
+    (NO_TEACHER, _loss(lambda z, v, T: _soft(z, z.detach(), T))),
+    (
+        "the soft term has the wrong sign: it drives the student away from its teacher.",
+        _loss(lambda z, v, T: -_soft(z, v, T)),
+    ),
+    (
+        "the labels' term has the wrong sign: it drives the student away from the labels.",
+        _loss(_soft, lambda z, y, T: -F.cross_entropy(z, y)),
+    ),
+    (
+        "the whole loss has the wrong sign: a minus is missing in both terms.",
+        _loss(lambda z, v, T: -_soft(z, v, T), lambda z, y, T: -F.cross_entropy(z, y)),
+    ),
     (
         "the soft term is a mean over images and classes. Sum over the classes (kl_div: "
         "reduction='batchmean', not 'mean').",
@@ -151,10 +218,11 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
         "p.",
         _loss(lambda z, v, T: _soft(v, z, T)),
     ),
+    ("nothing is learnt from the soft term: it looks at the teacher alone.", _silent),
     (
-        "nothing is learnt from the soft term. Does it compare two networks, with the student's "
-        "side not detached?",
-        _silent,
+        "nothing is learnt from the soft term: the student is detached in it. Only the teacher is "
+        "a constant.",
+        _loss(lambda z, v, T: _soft(z.detach(), v, T)),
     ),
     (
         "the labels' term is softened too; it is at T = 1.",
@@ -169,7 +237,7 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
         _loss(lambda z, v, T: _cross((v / T).softmax(1), z)),
     ),
     (
-        "the soft term ignores T: both softmaxes are at T = 1.",
+        "T has no effect on the soft term's softmaxes: both are at T = 1.",
         _loss(lambda z, v, T: _cross(v.softmax(1), z)),
     ),
     (
@@ -177,22 +245,13 @@ LOSS_MISTAKES: list[tuple[str, Function]] = [
         _loss(lambda z, v, T: _soft(z.T, v.T, T) * z.shape[1] / len(z)),
     ),
     (
-        "kl_div takes log-probabilities of the student, and got probabilities.",
-        _loss(lambda z, v, T: -_plain_product(z, v, T)),
+        "the logarithm of the student's probabilities is missing; kl_div, too, takes "
+        "log-probabilities.",
+        _loss(_plain_product),
     ),
-    (
-        "the teacher gets a gradient; it must not learn from its student. Detach its logits.",
-        _not_detached,
-    ),
-    (
-        "the teacher gets a gradient; it must not learn from its student. Detach its logits.",
-        _not_detached_kl,
-    ),
+    (TAUGHT, _loss(_soft, taught=True)),
+    (TAUGHT, _loss(_kl, taught=True)),
 ]
-
-
-def _plain_product(z: Tensor, v: Tensor, T: float) -> Tensor:
-    return ((v / T).softmax(1) * (z / T).softmax(1)).sum(1).mean()
 
 
 EXERCISES: dict[str, Exercise] = {
@@ -204,7 +263,7 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=1,
         minutes=3,
         core=True,
-        reference=soften,
+        reference=softened,
         draw=_for_soften,
         mistakes=[
             (
@@ -212,14 +271,14 @@ EXERCISES: dict[str, Exercise] = {
                 lambda logits, T: (logits / T).softmax(0),
             ),
             (
-                "you multiply by T; a high temperature would then sharpen.",
+                "the logits are multiplied by T; a high temperature would then sharpen.",
                 lambda logits, T: (logits * T).softmax(1),
             ),
             (
-                "you divide the probabilities by T, not the logits.",
+                "the probabilities are divided by T, not the logits.",
                 lambda logits, T: logits.softmax(1) / T,
             ),
-            ("T is not used.", lambda logits, T: logits.softmax(1)),
+            ("T has no effect: this is the softmax at T = 1.", lambda logits, T: logits.softmax(1)),
             (
                 "these are logarithms of the probabilities.",
                 lambda logits, T: (logits / T).log_softmax(1),
@@ -239,19 +298,20 @@ EXERCISES: dict[str, Exercise] = {
     "find_the_bug": Exercise(
         title="find the bug",
         task="This loss was found in the wild, and its author wonders why distillation does "
-        "nothing. Find the bug and repair it. Only the gradients are compared, so a loss that "
-        "differs by a constant is right.",
+        "nothing. Find the bug and repair `my_repaired_loss(student_logits, teacher_logits, "
+        "labels, T, alpha)`. Only the gradients are compared, so a loss that differs by a constant "
+        "is right.",
         kind="repair",
         difficulty=2,
         minutes=8,
         core=True,
-        reference=distillation_loss,
+        reference=loss_of_the_paper,
         draw=_for_loss,
         mistakes=[
             ("this is the loss as it was found.", _silent),
             *(pair for pair in LOSS_MISTAKES if pair[1] is not _silent),
         ],
-        see=gradients,
+        see=gradients_of_terms,
         hints=[
             "Print the soft term for a few logits, and its gradient at the student's.",
             "Read each name on the right-hand sides: which network does it belong to?",
@@ -266,10 +326,10 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=2,
         minutes=10,
         core=True,
-        reference=distillation_loss,
+        reference=loss_of_the_paper,
         draw=_for_loss,
         mistakes=LOSS_MISTAKES,
-        see=gradients,
+        see=gradients_of_terms,
         hints=[
             "(1 − α) times the labels' term plus α·T² times the soft one. Labels: "
             "`F.cross_entropy` on the student's plain logits.",
@@ -285,7 +345,7 @@ EXERCISES: dict[str, Exercise] = {
         kind="write",
         difficulty=2,
         minutes=6,
-        reference=soft_target_gradient,
+        reference=gradient_of_the_soft_targets,
         draw=_for_gradient,
         mistakes=[
             (
@@ -365,11 +425,12 @@ EXERCISES: dict[str, Exercise] = {
         draw=_for_recorded,
         mistakes=[
             (
-                "you take the first rows; the batch is shuffled.",
+                "these are the recording's first rows; the batch is shuffled.",
                 lambda teacher_logits, index, T: soften(teacher_logits[: len(index)], T),
             ),
             (
-                "you sort the index; then targets and images no longer belong together.",
+                "the rows are in the order of the recording, not of the batch; targets and images "
+                "no longer belong together.",
                 lambda teacher_logits, index, T: soften(teacher_logits[index.sort().values], T),
             ),
             (
@@ -380,7 +441,10 @@ EXERCISES: dict[str, Exercise] = {
                 "the logits are looked up but not softened.",
                 lambda teacher_logits, index, T: teacher_logits[index],
             ),
-            ("T is not used.", lambda teacher_logits, index, T: teacher_logits[index].softmax(1)),
+            (
+                "T has no effect: this is the softmax at T = 1.",
+                lambda teacher_logits, index, T: teacher_logits[index].softmax(1),
+            ),
         ],
         hints=[
             "Row i of the recording belongs to image i of the data.",

@@ -1,6 +1,6 @@
 """Exercises of the chapter on continual learning; some mistakes are three libraries'."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,19 +8,56 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tlcourse.exercises._exercise import Exercise, Function
-from tlcourse.methods.distillation import soft_target_gradient
-from tlcourse.methods.lwf import Heads, lwf_loss, response_loss
-from tlcourse.metrics import backward_transfer, forgetting
+from tlcourse.exercises._exercise import Exercise, Function, Told
+from tlcourse.exercises._loss import trained
+from tlcourse.methods.lwf import Heads
 
 Start = tuple[Tensor, list[nn.Parameter]]
 
 
-def start_of_lwf(network: Heads, images: Tensor) -> Start:
-    """The recorded responses (N, K) of the old head, and all that the optimizer gets.
+def old_loss(logits: Tensor, recorded: Tensor, T: float) -> Tensor:
+    """−Σ y′ log ŷ′ over the classes, mean over the images."""
+    y = (recorded / T).softmax(dim=1)
+    log_now = (logits / T).log_softmax(dim=1)
+    return -(y * log_now).sum(dim=1).mean()
 
-    network: in training mode, with heads old and new.
-    """
+
+def whole_loss(
+    new_logits: Tensor,
+    labels: Tensor,
+    old_logits: Tensor,
+    recorded: Tensor,
+    weight: float,
+    T: float,
+) -> Tensor:
+    """Cross-entropy of the new task plus weight times the loss that remembers."""
+    y = (recorded / T).softmax(dim=1)
+    log_now = (old_logits / T).log_softmax(dim=1)
+    old = -(y * log_now).sum(dim=1).mean()
+    return F.cross_entropy(new_logits, labels) + weight * old
+
+
+def pull(z: Tensor, v: Tensor, T: float) -> Tensor:
+    """(ŷ′ − y′) / T for each image: down the slope, z moves towards v."""
+    now = (z / T).softmax(dim=1)
+    then = (v / T).softmax(dim=1)
+    return (now - then) / T
+
+
+def forgotten(R: Any) -> float:
+    """The best accuracy before the last task minus that at the end, mean over tasks."""
+    best = np.nanmax(R[:-1, :-1], axis=0)
+    return float((best - R[-1, :-1]).mean())
+
+
+def transferred(R: Any) -> float:
+    """The accuracy at the end minus that right after learning, mean over tasks."""
+    learnt = np.diagonal(R)[:-1]
+    return float((R[-1, :-1] - learnt).mean())
+
+
+def start_of_lwf(network: Heads, images: Tensor) -> Start:
+    """The recorded responses (N, K) of the old head; all that the optimizer gets."""
     network.eval()
     with torch.no_grad():
         recorded = network(images)["old"]
@@ -28,8 +65,8 @@ def start_of_lwf(network: Heads, images: Tensor) -> Start:
     return recorded, list(network.parameters())
 
 
-def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> Tensor:
-    """The responses, and for each parameter whether it will be trained, as one row of numbers.
+def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The responses, the names of what will be trained, and how the network is left.
 
     The network is a small one with dropout.
     """
@@ -37,15 +74,18 @@ def what_it_starts_with(start: Function, inputs: Mapping[str, Any]) -> Tensor:
     trunk = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5))
     network = Heads(trunk, old=nn.Linear(8, 2), new=nn.Linear(8, 3)).train()
     found = start(network=network, images=inputs["images"])
-    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor)):
-        raise TypeError("return two things: the responses, a tensor, and the list of parameters")
-    trained = {id(parameter) for parameter in found[1]}
-    return torch.cat(
-        [
-            found[0].detach().flatten(),
-            torch.tensor([float(id(p) in trained) for p in network.parameters()]),
-        ]
-    )
+    if not (isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], Tensor)):
+        wanted = "the responses, a tensor, and the list of parameters"
+        raise Told(f"Not yet: return two things: {wanted}.")
+    chosen = {id(parameter) for parameter in found[1]}
+    names = [name for name, p in network.named_parameters() if id(p) in chosen]
+    modes = {part.training for part in network.modules()}
+    return {
+        "the recorded responses": found[0],
+        "the parameters for the optimizer": " ".join(names),
+        "the network's mode afterwards": "training" if all(modes) else "eval, at least in part",
+        "the responses' graph": "with a graph" if found[0].requires_grad else "none",
+    }
 
 
 def _normal(g: Generator, *shape: int, spread: float = 3.0) -> Tensor:
@@ -53,11 +93,11 @@ def _normal(g: Generator, *shape: int, spread: float = 3.0) -> Tensor:
 
 
 def _for_old(g: Generator, size: int) -> dict[str, Any]:
-    spread = 3.0 if size < 8 else 1000.0
+    spread = {7: 60.0, 8: 1000.0}.get(size, 3.0)
     return {
         "logits": _normal(g, size, size + 1, spread=spread),
         "recorded": _normal(g, size, size + 1, spread=spread),
-        "T": 1.0 + size % 3,
+        "T": 10.0 if size == 7 else 1.0 + size % 3,  # large logits, softened to a safe size
     }
 
 
@@ -94,13 +134,10 @@ def _for_matrix(g: Generator, size: int) -> dict[str, Any]:
 
 
 def _loss(
-    new: float = 1.0,
-    weight_on: str = "old",
-    power: float = 0.0,
-    sum_: bool = False,
-    labels_for_old: bool = False,
+    old: Callable[[Tensor, Tensor, float], Tensor] = old_loss,
+    weights: Callable[[float], tuple[float, float]] = lambda weight: (1, weight),
 ) -> Function:
-    """A version of the loss with something wrong."""
+    """A version of the loss: old(logits, recorded, T), the weights of new and old."""
 
     def loss(
         new_logits: Tensor,
@@ -110,14 +147,9 @@ def _loss(
         weight: float,
         T: float,
     ) -> Tensor:
-        plain = F.cross_entropy(new_logits, labels)
-        old = (
-            F.cross_entropy(old_logits, recorded.argmax(1))
-            if labels_for_old
-            else response_loss(old_logits, recorded, T=T)
-        )
-        old = old * T**power * (len(labels) if sum_ else 1)
-        return new * plain + weight * old if weight_on == "old" else weight * plain + old
+        of_new, of_old = weights(weight)
+        new = F.cross_entropy(new_logits, labels)
+        return of_new * new + of_old * old(old_logits, recorded, T)
 
     return loss
 
@@ -127,23 +159,26 @@ def _power(logits: Tensor, T: float) -> Tensor:
     return p / p.sum(1, keepdim=True)
 
 
+def _kl(logits: Tensor, recorded: Tensor, T: float) -> Tensor:
+    y, log_now = (recorded / T).softmax(1), (logits / T).log_softmax(1)
+    return F.kl_div(log_now, y, reduction="batchmean")
+
+
 def _cross(p: Tensor, log_q: Tensor) -> Tensor:
     return -(p * log_q).sum(1).mean()
 
 
-def _without_gradient(
-    network: Heads, images: Tensor, *, train: bool, parts: tuple[str, ...]
-) -> Start:
-    network.train(train)
-    with torch.no_grad():
-        recorded = network(images)["old"]
-    network.train()
-    chosen = [p for name, p in network.named_parameters() if name.startswith(parts)]
-    return recorded, chosen
+def _start(train: bool, *parts: str, after: bool = True, graph: bool = False) -> Function:
+    """A version of the start: the modes while it records and after, and what is trained."""
 
+    def start(network: Heads, images: Tensor) -> Start:
+        network.train(train)
+        with torch.set_grad_enabled(graph):
+            recorded = network(images)["old"]
+        network.train(after)
+        return recorded, [p for name, p in network.named_parameters() if name.startswith(parts)]
 
-def _start(train: bool, *parts: str) -> Function:
-    return lambda network, images: _without_gradient(network, images, train=train, parts=parts)
+    return start
 
 
 def _lost(R: Any, best: Any) -> float:
@@ -161,8 +196,9 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=1,
         minutes=4,
         core=True,
-        reference=response_loss,
+        reference=old_loss,
         draw=_for_old,
+        see=trained("logits"),
         mistakes=[
             (
                 "both softened outputs are the recorded ones, as the slide writes it. Then the "
@@ -177,11 +213,36 @@ EXERCISES: dict[str, Exercise] = {
                 lambda logits, recorded, T: _cross(_power(recorded, T), _power(logits, T).log()),
             ),
             (
+                "right for small logits; for large ones a probability is rounded to 0, and its "
+                "logarithm is infinite. `log_softmax` is safe.",
+                lambda logits, recorded, T: _cross(
+                    (recorded / T).softmax(1), (logits / T).softmax(1).log()
+                ),
+            ),
+            (
+                "the minus is missing: to make this small is to forget.",
+                lambda logits, recorded, T: -old_loss(logits, recorded, T),
+            ),
+            (
+                "the logarithm is missing.",
+                lambda logits, recorded, T: _cross(
+                    (recorded / T).softmax(1), (logits / T).softmax(1)
+                ),
+            ),
+            (
+                "this is the KL divergence. It trains alike, but the loss that is asked for is the "
+                "cross-entropy, without y′ log y′.",
+                _kl,
+            ),
+            (
                 "now and then are exchanged: the recorded probabilities stand before the "
                 "logarithm.",
-                lambda logits, recorded, T: response_loss(recorded, logits, T=T),
+                lambda logits, recorded, T: old_loss(recorded, logits, T),
             ),
-            ("T is not used.", lambda logits, recorded, T: response_loss(logits, recorded, T=1)),
+            (
+                "T has no effect: both softmaxes are at T = 1.",
+                lambda logits, recorded, T: old_loss(logits, recorded, 1),
+            ),
             (
                 "the recorded side is not softened.",
                 lambda logits, recorded, T: _cross(
@@ -196,15 +257,15 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 "distillation has a factor T² here; learning without forgetting has none.",
-                lambda logits, recorded, T: response_loss(logits, recorded, T=T, scaled=True),
+                lambda logits, recorded, T: T**2 * old_loss(logits, recorded, T),
             ),
             (
                 "the mean is over images and classes. Sum over the classes first.",
-                lambda logits, recorded, T: response_loss(logits, recorded, T=T) / logits.shape[1],
+                lambda logits, recorded, T: old_loss(logits, recorded, T) / logits.shape[1],
             ),
             (
                 "the sum is over the batch; it should be a mean.",
-                lambda logits, recorded, T: response_loss(logits, recorded, T=T) * len(logits),
+                lambda logits, recorded, T: old_loss(logits, recorded, T) * len(logits),
             ),
         ],
         hints=[
@@ -215,8 +276,9 @@ EXERCISES: dict[str, Exercise] = {
     "find_the_bug_lwf": Exercise(
         title="find the bugs",
         task="Two libraries start LwF like this, each with one of two bugs; here are both. "
-        "`network` has dropout, is in training mode, and has the heads old and new. Return the "
-        "recorded responses of the old head and the list of parameters for the optimizer.",
+        "`network` has dropout, is in training mode, and has the heads old and new. Repair "
+        "`my_start(network, images)`: it returns the recorded responses of the old head, a "
+        "constant, and the list of parameters for the optimizer. The training begins right after.",
         kind="repair",
         difficulty=2,
         minutes=8,
@@ -238,6 +300,15 @@ EXERCISES: dict[str, Exercise] = {
                 "would be told that it has changed.",
                 _start(True, "trunk", "heads"),
             ),
+            (
+                "the network is left in eval mode: it would be trained without its dropout.",
+                _start(False, "trunk", "heads", after=False),
+            ),
+            (
+                "the responses still carry a graph; they are a constant. Record them under "
+                "`torch.no_grad()`, or detach them.",
+                _start(False, "trunk", "heads", graph=True),
+            ),
             ("the trunk is left out: that is feature extraction.", _start(False, "heads")),
             ("only the new head is trained: that is the warm-up.", _start(False, "heads.new")),
         ],
@@ -256,29 +327,32 @@ EXERCISES: dict[str, Exercise] = {
         difficulty=2,
         minutes=8,
         core=True,
-        reference=forgetting,
+        reference=forgotten,
         draw=_for_matrix,
         mistakes=[
             (
-                "the last row is among the candidates for the best, so a task that got better "
-                "counts as 0, not below.",
+                "a task that got better counts as 0; it should count below 0. Is the last row "
+                "among the candidates for the best?",
                 lambda R: _lost(R, lambda R: np.nanmax(R[:, :-1], axis=0)),
             ),
             (
                 "this is accuracy right after learning minus at the end: backward transfer with "
                 "its sign turned round.",
-                lambda R: -backward_transfer(R),
+                lambda R: -transferred(R),
             ),
-            ("this is backward transfer.", lambda R: backward_transfer(R)),
+            ("this is backward transfer.", lambda R: transferred(R)),
             (
                 "the sign is turned round: forgetting is above 0 when something is lost.",
-                lambda R: -forgetting(R),
+                lambda R: -forgotten(R),
             ),
             (
-                "you divide by T; there are T − 1 tasks that can be forgotten.",
-                lambda R: forgetting(R) * (len(R) - 1) / len(R),
+                "the mean is over T tasks; there are T − 1 that can be forgotten.",
+                lambda R: forgotten(R) * (len(R) - 1) / len(R),
             ),
-            ("you take the sum; it is a mean over tasks.", lambda R: forgetting(R) * (len(R) - 1)),
+            (
+                "this is the sum; it should be a mean over tasks.",
+                lambda R: forgotten(R) * (len(R) - 1),
+            ),
             (
                 "the result is always NaN: an accuracy still to come has entered. Is the last "
                 "task counted? It has none before the end.",
@@ -290,7 +364,7 @@ EXERCISES: dict[str, Exercise] = {
                 lambda R: _lost(R, lambda R: R[:-1, :-1].max(0)),
             ),
             (
-                "you take the best over tasks; the maximum runs down a column, over time.",
+                "the best is over tasks; the maximum runs down a column, over time.",
                 lambda R: _lost(R, lambda R: np.nanmax(R[:-1, :-1], axis=1)),
             ),
         ],
@@ -307,20 +381,55 @@ EXERCISES: dict[str, Exercise] = {
         kind="write",
         difficulty=1,
         minutes=4,
-        reference=lwf_loss,
+        reference=whole_loss,
         draw=_for_lwf,
+        see=trained("new_logits", "old_logits"),
         mistakes=[
             (
                 "the weight belongs to the old task; you gave it to the new one.",
-                _loss(weight_on="new"),
+                _loss(weights=lambda weight: (weight, 1)),
             ),
-            ("there is a factor T², as in distillation; the paper has none here.", _loss(power=2)),
-            ("the old term is summed over the batch; it should be a mean.", _loss(sum_=True)),
+            (
+                "there is a factor T², as in distillation; the paper has none here.",
+                _loss(lambda z, v, T: T**2 * old_loss(z, v, T)),
+            ),
+            (
+                "the old term is summed over the batch; it should be a mean.",
+                _loss(lambda z, v, T: len(z) * old_loss(z, v, T)),
+            ),
             (
                 "the old head learns the recorded best guess; it should match all probabilities.",
-                _loss(labels_for_old=True),
+                _loss(lambda z, v, T: F.cross_entropy(z, v.argmax(1))),
             ),
-            ("the new task is missing.", _loss(new=0.0)),
+            ("the new task is missing.", _loss(weights=lambda weight: (0, weight))),
+            ("the old task is missing.", _loss(weights=lambda weight: (1, 0))),
+            ("the weight has no effect: both terms have 1.", _loss(weights=lambda weight: (1, 1))),
+            (
+                "the weights are 1 − weight and weight; the new task's is 1.",
+                _loss(weights=lambda weight: (1 - weight, weight)),
+            ),
+            (
+                "the old term has the wrong sign: to make this small is to forget.",
+                _loss(lambda z, v, T: -old_loss(z, v, T)),
+            ),
+            (
+                "both sides of the old term are the recorded ones; the old head never enters it.",
+                _loss(lambda z, v, T: old_loss(v, v, T)),
+            ),
+            (
+                "now and then are exchanged in the old term: the recorded probabilities stand "
+                "before the logarithm.",
+                _loss(lambda z, v, T: old_loss(v, z, T)),
+            ),
+            (
+                "T has no effect: the old term is at T = 1.",
+                _loss(lambda z, v, T: old_loss(z, v, 1)),
+            ),
+            (
+                "the old term is the KL divergence. It trains alike, but the loss that is asked "
+                "for is the cross-entropy, without y′ log y′.",
+                _loss(_kl),
+            ),
         ],
         hints=["Two terms, one weight.", "The labels are only for the new head."],
     ),
@@ -331,21 +440,24 @@ EXERCISES: dict[str, Exercise] = {
         kind="write",
         difficulty=2,
         minutes=5,
-        reference=soft_target_gradient,
+        reference=pull,
         draw=_for_gradient,
         mistakes=[
             (
                 "the 1/T of the chain rule is missing.",
-                lambda z, v, T: T * soft_target_gradient(z, v, T),
+                lambda z, v, T: T * pull(z, v, T),
             ),
-            ("the sign is turned round.", lambda z, v, T: -soft_target_gradient(z, v, T)),
+            ("the sign is turned round.", lambda z, v, T: -pull(z, v, T)),
             (
                 "T² belongs to distillation; this loss has no such factor.",
-                lambda z, v, T: T**2 * soft_target_gradient(z, v, T),
+                lambda z, v, T: T**2 * pull(z, v, T),
             ),
-            ("both softmaxes are at T = 1.", lambda z, v, T: (z.softmax(1) - v.softmax(1)) / T),
             (
-                "v − z is the pull between logits; the loss compares probabilities.",
+                "T has no effect on the softmaxes: both are at T = 1.",
+                lambda z, v, T: (z.softmax(1) - v.softmax(1)) / T,
+            ),
+            (
+                "z − v is the pull between logits; the loss compares probabilities.",
                 lambda z, v, T: z - v,
             ),
         ],
@@ -361,24 +473,25 @@ EXERCISES: dict[str, Exercise] = {
         kind="write",
         difficulty=1,
         minutes=4,
-        reference=backward_transfer,
+        reference=transferred,
         draw=_for_matrix,
         mistakes=[
             (
                 "the sign is turned round: losing accuracy is backward transfer below 0.",
-                lambda R: -backward_transfer(R),
+                lambda R: -transferred(R),
             ),
             (
                 "this is forgetting with its sign turned round: it begins at the best, not at the "
                 "diagonal.",
-                lambda R: -forgetting(R),
+                lambda R: -forgotten(R),
             ),
             (
-                "you divide by T; the last task has no part in it.",
-                lambda R: backward_transfer(R) * (len(R) - 1) / len(R),
+                "the mean is over T tasks; the last one has no part in it.",
+                lambda R: transferred(R) * (len(R) - 1) / len(R),
             ),
             (
-                "you compare with the first row; a later task is learnt in a later row.",
+                "with three tasks or more it is NaN: an accuracy still to come has entered, as in "
+                "the first row. A later task is learnt in a later row.",
                 lambda R: float((R[-1, :-1] - R[0, :-1]).mean()),
             ),
         ],
