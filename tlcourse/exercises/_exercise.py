@@ -4,7 +4,6 @@ import dis
 import inspect
 import random
 import re
-import reprlib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torch.random import fork_rng
+
+from tlcourse.exercises._compare import LONG, Told, apart, in_words, same, short, tried
 
 Function = Callable[..., Any]
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)  # inputs grow, so that the first one that differs is the smallest
-FEW, LONG = 16, 600  # so many numbers of a table, and so many letters of a text, are shown
 CHANGED = "Not yet: the function changes its arguments; work on copies."
-
-
-class Told(Exception):
-    """What an answer did is judged already: the text is the verdict."""
 
 
 def value(function: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +104,10 @@ def _compared(exercise: Exercise, cases: Sequence[Mapping[str, Any]], found: Seq
     for told in got.values():
         if isinstance(told, Told):
             return str(told)
-    part = next(part for part in want if not _same(got[part], want[part]))
-    given = ", ".join(f"{name} = {_short(value)}" for name, value in case.items())
+    part = next(part for part in want if not same(got[part], want[part]))
+    given = ", ".join(f"{name} = {short(value)}" for name, value in case.items())
     pair = want[part], got[part]
-    place, *sides = tried(_apart, _in_words("", *pair), exercise, *pair)
+    place, *sides = tried(apart, in_words("", *pair), exercise.axes, *pair)
     what = ", ".join(word for word in (part, place) if word)
     lines = [what, f"expected {sides[0]}", f"got      {sides[1]}"]
     return "\n  ".join([f"Not yet. For {given}", *(line for line in lines if line)])
@@ -181,99 +177,8 @@ def _unfinished(answer: Function, found: Any) -> str:
     return "Not yet: the function computes something but returns nothing. Is a `return` missing?"
 
 
-def tried(function: Function, otherwise: Any, *arguments: Any) -> Any:
-    """What the function returns, or `otherwise` where the learner's objects do not let it."""
-    try:
-        return function(*arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return otherwise
-
-
 def _alike(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return all(_same(found[part], expected[part]) for part in expected)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal up to rounding, of one shape; nan equals nan, so that an overflow is recognised."""
-    return tried(_equal, False, a, b)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, str | Told) or isinstance(b, str | Told):
-        return a == b if isinstance(a, str) else isinstance(a, Told) and isinstance(b, Told)
-    x, y = _numbers(a), _numbers(b)
-    return x.shape == y.shape and bool(_close(x, y).all())
-
-
-def _numbers(found: Any) -> Tensor:
-    """Numbers of any kind, also in nested lists, as one tensor."""
-    try:
-        return torch.as_tensor(found).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        if not isinstance(found, list | tuple):
-            raise
-        return torch.stack([_numbers(part) for part in found])
-
-
-def _close(x: Tensor, y: Tensor) -> Tensor:
-    """Which entries are equal up to the rounding of the coarser of the two, float32 or half."""
-    if x.is_complex() or y.is_complex():
-        return torch.zeros(x.shape, dtype=torch.bool)
-    half = [torch.finfo(z.dtype).eps for z in (x, y) if z.dtype in (torch.half, torch.bfloat16)]
-    eps = max(half, default=0.0)
-    near = {"rtol": max(1e-4, 4 * eps), "atol": max(1e-5, eps)}
-    return torch.isclose(x.double(), y.double(), **near, equal_nan=True)
-
-
-def _apart(exercise: Exercise, want: Any, got: Any) -> tuple[str, str, str]:
-    """Where two parts differ first, and both in words, with so many digits that one sees it."""
-    x, y = _numbers(want), _numbers(got)
-    if x.shape != y.shape:
-        return _in_words("", want, got)
-    index = tuple(int(i) for i in (~_close(y, x)).nonzero()[0])
-    axes = exercise.axes if len(exercise.axes) == len(index) else ["entry"] * len(index)
-    place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, index))
-    a, b = (x, y) if x.numel() <= FEW else (x[index], y[index])
-    p, q = float(x[index]), float(y[index])
-    shows = (d for d in range(4, 18) if f"{p:.{d}g}" != f"{q:.{d}g}")
-    digits = next(d for d in shows if f"{p:.{d - 1}f}" != f"{q:.{d - 1}f}")
-    return _in_words(place and f"{place} (counted from 0)", a, b, digits)
-
-
-def _in_words(place: str, want: Any, got: Any, digits: int = 4) -> tuple[str, str, str]:
-    return place, _short(want, digits), _short(got, digits)
-
-
-class _Words(reprlib.Repr):
-    """Arguments and answers in a few words: many numbers are told by their shape."""
-
-    def __init__(self, digits: int) -> None:
-        super().__init__()
-        self.digits = digits
-        self.maxlist, self.maxother, self.maxstring = FEW, LONG, LONG
-
-    def repr_Tensor(self, x: Tensor, level: int) -> str:
-        if x.numel() > FEW:
-            return f"numbers of shape {tuple(x.shape)}"
-        table = (x.double() if x.is_floating_point() else x).detach().cpu().numpy()
-        with np.printoptions(
-            precision=self.digits - 1, suppress=True, threshold=20, linewidth=10_000
-        ):
-            return str(table) if table.ndim else self.repr1(table.item(), level)
-
-    def repr_float(self, x: float, level: int) -> str:
-        return f"{x:.{self.digits}g}"
-
-
-def _short(part: Any, digits: int = 4) -> str:
-    kind = f", {part.layout} on {part.device}" if isinstance(part, Tensor) else ""
-    unseen = f"{type(part).__name__} that cannot be shown{kind}"
-    shown = tried(_Words(digits).repr, unseen, part)
-    return " ".join(re.sub(r" at 0x\w+", "", shown).split())[:LONG]
+    return all(same(found[part], expected[part]) for part in expected)
 
 
 def _crash(error: BaseException, answer: Function) -> str:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from tlcourse.exercises._exercise import Exercise, Function, tried
+from tlcourse.exercises._compare import tried
+from tlcourse.exercises._exercise import Exercise, Function
 from tlcourse.exercises._loss import gradients
 from tlcourse.methods.distillation import soft_target_gradient, soften
 

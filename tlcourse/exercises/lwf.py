@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tlcourse.exercises._exercise import Exercise, Function, Told
+from tlcourse.exercises._compare import Told
+from tlcourse.exercises._exercise import Exercise, Function
 from tlcourse.exercises._loss import trained
 from tlcourse.methods.lwf import Heads
 
