@@ -45,8 +45,7 @@ def main() -> None:
         if debug:
             raise
         said = error.format_message() if hasattr(error, "format_message") else str(error)
-        text = said or type(error).__name__
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {' '.join((said or type(error).__name__).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
 
@@ -66,13 +65,9 @@ def _options(
 
 @app.command()
 def lab(
-    copy: Annotated[
-        Path | None, typer.Option(help="Work on a copy in this folder; what is there is kept.")
-    ] = None,
+    copy: Annotated[Path | None, typer.Option(help="Work on a copy here, never replaced.")] = None,
     port: Annotated[int, typer.Option(help="First port to try.")] = 8888,
-    ip: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 reaches out of a container.")
-    ] = "127.0.0.1",
+    ip: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 in a container.")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
 ) -> None:
     """Open the course in JupyterLab."""
@@ -111,9 +106,7 @@ def list_() -> None:
 
 @app.command()
 def run(
-    name: Annotated[
-        str | None, typer.Argument(help="An experiment of `tlcourse list`; with --stale, or all.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="One of `tlcourse list`; or --stale.")] = None,
     scale: Annotated[str, typer.Option(help="How large.")] = "lecture",
     seeds: Annotated[int | None, typer.Option(help="Repetitions; else those of the scale.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; else one per core.")] = None,
@@ -146,9 +139,7 @@ def run(
 @app.command()
 def claims(
     name: Annotated[str | None, typer.Argument(help="One experiment's claims only.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A list of objects, and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, nothing else.")] = False,
     strict: Annotated[bool, typer.Option(help="Fail unless every record is current.")] = False,
 ) -> None:
     """The lecture's claims, and what the records say of each."""
@@ -212,11 +203,10 @@ def data(context: typer.Context) -> None:
     damaged = []
     for name in [*ON_BOARD, *FETCHABLE]:
         try:
-            said = _on_board(name)
+            print(f"  {name:<15}{_on_board(name)}")
         except DataError as error:
             damaged.append(name)
-            said = str(error)
-        print(f"  {name:<15}{said}")
+            print(f"  {name:<15}{error}")
     if damaged:
         raise DataError(f"damaged or missing: {', '.join(damaged)}; each line says what to do")
 
@@ -245,20 +235,22 @@ def data_fetch(
 def execute(
     notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to run and save.")],
 ) -> None:
-    """Run notebooks from a fresh kernel and save them."""
+    """Run notebooks afresh, fill in the recorded numbers, and save."""
+    from tlcourse.living import fill, outdated
     from tlcourse.publish.notebooks import execute as execute_one
+    from tlcourse.publish.notebooks import read
 
     for path in notebooks:
-        execute_one(path)
+        execute_one(path, fill)
         print(f"{path} was run and saved")
+        for line in outdated(read(path)[0]):
+            print(f"read the sentence again: {line}", file=sys.stderr)
 
 
 @app.command()
 def page(
     notebook: Annotated[Path, typer.Argument(help="A notebook that was run.")],
-    target: Annotated[
-        Path, typer.Argument(help="The page, OUT.html; MathJax goes to OUT_files beside it.")
-    ],
+    target: Annotated[Path, typer.Argument(help="OUT.html, the page; MathJax goes to OUT_files.")],
 ) -> None:
     """Write a notebook as a page whose widgets work without Python."""
     from tlcourse.publish.pages import write_page
@@ -275,8 +267,7 @@ def doctor() -> None:
         _say(f"{mark} {what}" + ("" if good else f": {advice}"))
         missing += [what] if needed and not good else []
     if missing:
-        todo = "do what the lines with FIX say, then try `tlcourse doctor` again"
-        raise RuntimeError(f"not ready: {', '.join(missing)}; {todo}")
+        raise RuntimeError(f"not ready: {', '.join(missing)}; do what the lines with FIX say")
     print("ready: open the course with `tlcourse lab`")
 
 
@@ -287,8 +278,7 @@ def _findings() -> Iterator[tuple[bool, str, str, bool]]:
     from tlcourse.data import ON_BOARD, DataError, data_dir, load
     from tlcourse.training import device
 
-    python = f"Python {platform.python_version()}"
-    yield sys.version_info >= (3, 11), python, "install Python 3.11 or newer", True
+    yield True, f"Python {platform.python_version()}", "", True  # pip installs on no older one
     for package in ("torch", "torchvision", "jupyterlab", "matplotlib", "ipywidgets", "anywidget"):
         there = importlib.util.find_spec(package) is not None
         what = f"{package} {version(package) if there else 'is missing'}"

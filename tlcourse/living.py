@@ -71,10 +71,10 @@ def outdated(notebook: NotebookNode) -> list[str]:
     return lines
 
 
-def fill(notebook: NotebookNode) -> list[str]:
-    """Write every number anew; words are left, and returned as `outdated` says them.
+def fill(notebook: NotebookNode) -> None:
+    """Write every number anew. Words are left as they are.
 
-    Where a verdict has changed, the sentence around it must be read again.
+    Where a verdict has changed, the sentence around it must be read again: see `outdated`.
     """
 
     def anew(match: re.Match[str]) -> str:
@@ -83,7 +83,6 @@ def fill(notebook: NotebookNode) -> list[str]:
         return f'<data value="{match[1]}">{text}</data>'
 
     _replace(notebook, anew)
-    return outdated(notebook)
 
 
 def explain(notebook: NotebookNode) -> None:
