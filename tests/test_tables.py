@@ -91,6 +91,7 @@ def test_a_count_is_squares_with_words():
         ((1019.0, 881.0, 1157.0), None, "1,019 (881 to 1,157)"),
         ((1.539, 0.33, 2.75), 1, "1.5 (0.3 to 2.8)"),
         ((3.0, nan, nan), None, "3.0"),
+        ((83.0, 83.0, 83.0), 0, "83"),
     ],
 )
 def test_an_effect_with_its_interval(numbers, digits, text):

@@ -145,7 +145,8 @@ def with_interval(effect: float, low: float, high: float, digits: int | None = N
     fitting = 0 if size >= 100 else 1 if size >= 1 else 2 if size >= 0.1 else 4
     decimals = fitting if digits is None else digits
     parts = [f"{value:,.{decimals}f}".replace("-", "−") for value in (effect, low, high)]
-    return f"{parts[0]} ({parts[1]} to {parts[2]})" if isfinite(low) else parts[0]
+    spread = isfinite(low) and low < high
+    return f"{parts[0]} ({parts[1]} to {parts[2]})" if spread else parts[0]
 
 
 def _drawn(entry: Entry) -> str:

@@ -16,9 +16,9 @@ class TemperatureWidget(CourseWidget):
     pixels: uint8 (M, H, W) or (M, 1, H, W), at most 128 × 128; logits: name to (M, K) finite
     numbers, the teacher first; labels: M numbers in [0, K); classes: K names ("0" … without). T in
     [0.1, 20]; image: position of the one to begin with; log: logarithmic axis. T, image and log are
-    synced: `widget.T = 4` moves the slider, and `widget.T` says where the learner left it. Shows
-    entropy in bits, and for each student the size of the soft loss's gradient (q_T − p_T) / T
-    against the teacher, with and without T². Raises ValueError for shapes that do not fit, numbers
+    synced: `widget.T = 4` moves the slider, and `widget.T` says where the learner left it. With
+    details, below stand the entropy in bits, and for each student the size of the soft loss's
+    gradient (q_T − p_T) / T against the teacher, with and without T². Raises ValueError for shapes that do not fit, numbers
     that are not finite, and values out of range.
     """
 
@@ -26,6 +26,7 @@ class TemperatureWidget(CourseWidget):
     T = Number(1.0, 0.1, 20.0).tag(sync=True)
     image = Position(0).tag(sync=True)
     log = Flag(False).tag(sync=True)
+    details = Flag(True).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     labels = traitlets.List(traitlets.Int()).tag(sync=True)
@@ -43,6 +44,7 @@ class TemperatureWidget(CourseWidget):
         T: float = 1.0,
         image: int = 0,
         log: bool = False,
+        details: bool = True,
     ) -> None:
         given = array(pixels)
         shown = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
@@ -74,6 +76,7 @@ class TemperatureWidget(CourseWidget):
             T=T,
             image=image,
             log=log,
+            details=details,
             names=list(tables),
             classes=[str(k) for k in range(K)] if classes is None else list(classes),
             labels=numbers.tolist(),
