@@ -310,6 +310,49 @@ def test_a_number_that_is_not_finite_costs_its_own_widget_only(number, tmp_path,
     assert capsys.readouterr().err == f"note: {said}; the page says so in its place\n"
 
 
+# the page itself
+
+
+def test_headings_have_ids_of_their_own_and_are_listed(tmp_path):
+    words = "# A\n\n## The idea\n\n### By hand\n\n# Lesson b\n\n## The idea\n\n### By hand"
+    path = saved(tmp_path / "one.ipynb", RAN, new_markdown_cell(words))
+    page = write_page(path, tmp_path / "one.html").read_text(encoding="utf-8")
+    ids = ["A", "The-idea", "By-hand", "Lesson-b", "The-idea-2", "By-hand-2"]
+    assert re.findall(r'<h\d id="([^"]*)">', page) == ids
+    links = re.findall(r'<li class="h[12]"><a href="#([^"]*)">', page)
+    assert links == ["A", "The-idea", "Lesson-b", "The-idea-2"]
+    assert "¶" not in page
+
+
+def test_what_is_folded(tmp_path):
+    notes = new_markdown_cell("ask", metadata={"slideshow": {"slide_type": "notes"}})
+    hidden = of_html("<b>given</b>")
+    hidden.metadata["jupyter"] = {"outputs_hidden": True}
+    page = write_page(
+        saved(tmp_path / "one.ipynb", notes, hidden, of_html("open")), tmp_path / "one.html"
+    ).read_text(encoding="utf-8")
+    folds = re.findall(r"<details[^>]*><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)[
+        1:
+    ]
+    assert [summary for summary, _ in folds] == ["In class", "Show what it gives"]
+    assert "ask" in folds[0][1]
+    assert "<b>given</b>" in folds[1][1]
+
+
+def test_a_number_from_a_record_keeps_what_it_says(tmp_path):
+    number = '<data title="5 seeds" value="K3.effect">2.8</data>'
+    path = saved(tmp_path / "one.ipynb", RAN, new_markdown_cell(f"It is {number} points."))
+    assert number in write_page(path, tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_a_widget_without_its_state_is_told_of_once(tmp_path, capsys):
+    views = [new_output("display_data", {VIEW: {"model_id": name}}) for name in "ab"]
+    cell = new_code_cell("w", execution_count=1, outputs=views)
+    page = write_page(saved(tmp_path / "one.ipynb", cell), tmp_path / "one.html")
+    assert page.read_text(encoding="utf-8").count(f'<script type="{VIEW}">') == 2
+    assert capsys.readouterr().err.count("2 widgets have no state") == 1
+
+
 @pytest.mark.slow
 def test_no_text_is_read_in_the_systems_encoding(tmp_path, repository):
     """On Windows that is not UTF-8."""

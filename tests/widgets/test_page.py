@@ -1,5 +1,7 @@
 """A saved page in Chromium, every request blocked: widgets work by keyboard, at every width."""
 
+import importlib
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,13 +94,24 @@ def opened(page, browser):
         yield tab
 
 
+CHAPTERS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+# what is cut off, what scrolls and cannot be reached by Tab, and what is wider than the window
+LOST_AT_THE_SIDE = """() => {
+  const inside = 'main :is(pre, .wide, mjx-container)';
+  const wide = node => node.scrollWidth > node.clientWidth + 1 && node.clientWidth > 0;
+  const name = node => `${node.tagName}.${node.className}: ${node.textContent.slice(0, 40)}`;
+  const boxes = [...document.querySelectorAll(inside)].filter(node => wide(node) && !(
+      getComputedStyle(node).overflowX === 'auto' && node.tabIndex === 0));
+  const rest = [...document.querySelectorAll('main *')].filter(node => !node.closest(inside)
+      && !node.closest('.tlc-unseen, svg') && node.getBoundingClientRect().right > innerWidth + 1);
+  return [...boxes, ...rest].map(name);
+}"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")),
-    ids=lambda path: path.stem,
-)
-def test_a_chapter_lives_on_a_page_also_on_a_phone(path, tmp_path, browser):
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_lives_on_a_page_of_any_width(path, tmp_path, browser):
     notebook = nbformat.read(path, as_version=4)
     views = sum(
         VIEW in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", [])
@@ -110,9 +123,44 @@ def test_a_chapter_lives_on_a_page_also_on_a_phone(path, tmp_path, browser):
         tab.wait_for_selector(f".tlc >> nth={views - 1}")
         assert tab.locator(".tlc").count() == views
         assert tab.locator("mjx-merror").count() == 0
-        tab.set_viewport_size({"width": 360, "height": 800})
-        tab.wait_for_timeout(200)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        tab.evaluate("document.querySelectorAll('main details').forEach(fold => fold.open = true)")
+        for width in (360, 768, 1280):
+            tab.set_viewport_size({"width": width, "height": 800})
+            tab.wait_for_timeout(300)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.evaluate(LOST_AT_THE_SIDE) == []
+
+
+def with_the_widgets_of_today(path, target):
+    """A notebook whose widgets' states hold the modules and styles that the package has now."""
+    notebook = nbformat.read(path, as_version=4)
+    for state in notebook.metadata["widgets"][STATE]["state"].values():
+        if "_anywidget_id" in state["state"]:
+            module, _, name = state["state"]["_anywidget_id"].rpartition(".")
+            kind = getattr(importlib.import_module(module), name)
+            state["state"] |= {"_esm": str(kind._esm), "_css": str(kind._css)}
+    target.write_text(nbformat.writes(notebook), encoding="utf-8")
+    shutil.copytree(path.parent / "images", target.parent / "images")
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --prefix tests/widgets")
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_axe_finds_nothing(path, tmp_path, browser):
+    notebook = with_the_widgets_of_today(path, tmp_path / path.name)
+    with offline(write_page(notebook, tmp_path / "chapter.html"), browser) as tab:
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        for theme in ("light", "dark"):
+            assert tab.evaluate("document.documentElement.dataset.theme") == theme
+            for width in (360, 768, 1280) if theme == "light" else (1280,):
+                tab.set_viewport_size({"width": width, "height": 800})
+                tab.evaluate("document.querySelectorAll('main details').forEach(d => d.open = 1)")
+                tab.wait_for_timeout(300)
+                found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
+                said = [(v["id"], n["html"]) for v in found["violations"] for n in v["nodes"]]
+                assert said == [], (theme, width)
+            tab.locator("#theme").click()
 
 
 @pytest.mark.slow
@@ -131,8 +179,8 @@ def test_everything_is_there(opened):
     assert (
         opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 7
     )  # the slider of another library is gone
-    assert "IntSlider(" not in opened.locator(".jp-OutputArea").all_inner_texts().__str__()
-    assert opened.locator("details").first.get_attribute("open") is None
+    assert "IntSlider(" not in opened.locator(".output").all_inner_texts().__str__()
+    assert opened.locator("main details").first.get_attribute("open") is None
     assert opened.get_by_text("exercise('soften')").count() == 0  # its source is hidden
     opened.get_by_text("Hint 1 of 3").click()
     assert opened.get_by_text("Which dimension must sum to 1?").is_visible()
@@ -146,7 +194,7 @@ def test_the_temperature_by_keyboard(opened):
     for key, said in [("Home", "T = 0.1"), ("End", "T = 20")]:
         opened.keyboard.press(key)
         assert slider.get_attribute("aria-valuetext") == said
-    for _ in range(40):
+    for _ in range(22):
         opened.keyboard.press("ArrowLeft")
     assert slider.get_attribute("aria-valuetext") == "T = 1"
     assert (
@@ -157,14 +205,14 @@ def test_the_temperature_by_keyboard(opened):
         second.get_by_role("slider", name="Temperature").get_attribute("aria-valuetext") == "T = 1"
     )
     order = []
-    for _ in range(3):
+    for _ in range(4):
         opened.keyboard.press("Tab")
         order.append(
             opened.evaluate(
                 "[document.activeElement.tagName, document.activeElement.type].join(' ')"
             )
         )
-    assert order == ["BUTTON button", "INPUT checkbox", "INPUT radio"]
+    assert order == ["INPUT number", "BUTTON button", "INPUT checkbox", "INPUT radio"]
     opened.keyboard.press("ArrowRight")
     assert first.locator(".tlc-caption").inner_text() == "label: 2"
     opened.wait_for_function(
@@ -276,7 +324,7 @@ def test_a_prediction_by_keyboard(opened):
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_needs_scrolling_sideways(opened, width):
     opened.set_viewport_size({"width": width, "height": 800})
-    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    opened.evaluate("document.querySelectorAll('main details').forEach(fold => fold.open = true)")
     opened.wait_for_timeout(200)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     for widget in opened.locator(".tlc").all():
@@ -291,7 +339,7 @@ def test_nothing_needs_scrolling_sideways(opened, width):
 
 @pytest.mark.slow
 def test_a_solution_of_100_columns_fits_its_box(opened):
-    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    opened.evaluate("document.querySelectorAll('main details').forEach(fold => fold.open = true)")
     code = opened.locator("details pre code").first
     code.evaluate("(node, text) => node.textContent = text", f"{'x' * 100}\n{'y' * 40}")
     inner, outer = code.locator("..").evaluate("node => [node.scrollWidth, node.clientWidth]")
@@ -319,6 +367,81 @@ def test_a_widget_whose_state_has_a_fault_says_so_and_the_others_live(tmp_path, 
     said = "the state of this PredictionWidget holds a number that is not finite"
     assert tab.get_by_text(f"This interactive figure could not be drawn: {said}").is_visible()
     assert tab.locator(".tlc-prediction").count() == 1
+    tab.close()
+
+
+@pytest.mark.slow
+def test_tables_lie_in_boxes_and_a_widget_without_state_says_what_to_do(tmp_path, browser):
+    table = "<table class='tlc-table'><tr><th></th><th>x</th></tr></table>"
+    data = [{"text/html": table}, {VIEW: {"model_id": "gone"}}]
+    outputs = [nbformat.v4.new_output("display_data", each) for each in data]
+    cells = [
+        nbformat.v4.new_markdown_cell("| | a |\n|---|---|\n| b | 1 |"),
+        nbformat.v4.new_code_cell("w", execution_count=1, outputs=outputs),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    tab = browser.new_page()
+    tab.goto(write_page(tmp_path / "one.ipynb", tmp_path / "one.html").as_uri())
+    assert tab.locator(".wide > table").count() == tab.locator("table").count() == 2
+    assert tab.locator("th").all_inner_texts() == ["a", "x"]
+    assert tab.get_by_text("this interactive figure was saved without its state").is_visible()
+    tab.close()
+
+
+@pytest.mark.slow
+def test_a_theme_is_the_systems_until_one_is_chosen_and_stays(page, browser):
+    context = browser.new_context(color_scheme="dark")
+    tab, theme = context.new_page(), "document.documentElement.dataset.theme"
+    tab.goto(page.as_uri())
+    assert tab.evaluate(theme) == "dark"
+    tab.emulate_media(color_scheme="light")
+    tab.wait_for_function(f"{theme} === 'light'")
+    tab.get_by_role("button", name="Dark colours").click()
+    assert tab.evaluate(theme) == "dark"
+    assert tab.evaluate("getComputedStyle(document.querySelector('.tlc')).color") == (
+        tab.evaluate("getComputedStyle(document.documentElement).color")
+    )
+    tab.reload()
+    assert tab.evaluate(theme) == "dark"
+    assert tab.get_by_role("button", name="Light colours").is_visible()
+    context.close()
+
+
+@pytest.mark.slow
+def test_a_page_that_may_not_remember_still_changes_its_theme(page, browser):
+    tab = browser.new_page(color_scheme="light")
+    tab.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new Error('refused'); }})"
+    )
+    tab.goto(page.as_uri())
+    tab.get_by_role("button", name="Dark colours").click()
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.close()
+
+
+@pytest.mark.slow
+def test_paper_is_light_and_unfolded_and_100_columns_fit(page, browser):
+    tab = browser.new_page(color_scheme="dark", viewport={"width": 673, "height": 900})  # A4's
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".tlc")
+    state = "[document.documentElement.dataset.theme, $$('main details:not([open])').length]"
+    state = state.replace("$$", "document.querySelectorAll")
+    before = tab.evaluate(state)
+    assert before[0] == "dark"
+    assert before[1] > 0
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(state) == ["light", 0]
+    assert not tab.get_by_role("button", name="colours").is_visible()
+    heights = tab.evaluate("""() => [...document.querySelectorAll('main pre')].map(pre => {
+        (pre.querySelector('code') ?? pre).textContent = 'x'.repeat(100);
+        const style = getComputedStyle(pre), inner = document.createRange();
+        inner.selectNodeContents(pre);
+        return [inner.getBoundingClientRect().height, 1.7 * parseFloat(style.lineHeight)]; })""")
+    assert len(heights) > 10
+    assert [height for height, limit in heights if height > limit] == []
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate(state) == before
     tab.close()
 
 

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from tlcourse.methods._checks import expect
 from tlcourse.publish import write
-from tlcourse.publish.notebooks import STATE, read, was_run
+from tlcourse.publish.notebooks import STATE, VIEW, read, was_run
 
 HERE = Path(__file__).parent
 MATHJAX = HERE / "vendor" / "mathjax"
@@ -60,11 +60,11 @@ def render(notebook: NotebookNode, mathjax: str) -> str:
     _mend(notebook)
     notebook.metadata["title"] = _title(notebook)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(HERE / "templates")])
-    static = {"host": HERE / "static" / "host.js", "style": HERE / "static" / "page.css"}
-    texts = {name: path.read_text(encoding="utf-8") for name, path in static.items()}
-    resources = {"mathjax": mathjax, **texts}
+    static = {"host": "host.js", "page": "page.js", "style": "page.css"}
+    texts = {key: (HERE / "static" / name).read_text("utf-8") for key, name in static.items()}
     try:
-        return str(exporter.from_notebook_node(notebook, resources=resources)[0])
+        page, _ = exporter.from_notebook_node(notebook, resources={"mathjax": mathjax, **texts})
+        return _listed(str(page))
     except InvalidNotebook as error:
         raise ValueError(f"the notebook shows a picture that it does not hold: {error}") from None
 
@@ -121,8 +121,11 @@ def _attach(cell: NotebookNode) -> None:
 
 
 def _mend(notebook: NotebookNode) -> None:
-    """Numbers that JSON has no word for become null, and their widgets say so."""
+    """Numbers that JSON has no word for become null; what was saved without state is named."""
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    data = [out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", [])]
+    if lost := sum(VIEW in d and d[VIEW]["model_id"] not in states for d in data):
+        print(f"note: {lost} widgets have no state; the page says what to do", file=sys.stderr)
     for saved in states.values():
         try:
             json.dumps(saved, allow_nan=False)
@@ -131,6 +134,18 @@ def _mend(notebook: NotebookNode) -> None:
             saved |= json.loads(json.dumps(saved), parse_constant=lambda word: None)
             saved["fault"] = f"the state of this {name} holds a number that is not finite"
             print(f"note: {saved['fault']}; the page says so in its place", file=sys.stderr)
+
+
+def _listed(page: str) -> str:
+    """A page with a list of its headings, each with an id of its own."""
+    whole, *rest = re.split(r'<h(\d) id="([^"]*)">(.*?)<a class="anchor-link".*?</a>', page)
+    names, entries = rest[1::4], ""
+    for i, (level, name, text, after) in enumerate(zip(rest[::4], names, rest[2::4], rest[3::4])):
+        name += f"-{names[:i].count(name) + 1}" * (name in names[:i])
+        whole += f'<h{level} id="{name}">{text}{after}'
+        if level in "12":
+            entries += f'<li class="h{level}"><a href="#{name}">{text}</a></li>'
+    return whole.replace("<!-- headings -->", entries, 1)
 
 
 def _title(notebook: NotebookNode) -> str:

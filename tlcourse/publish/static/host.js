@@ -4,6 +4,7 @@
 // module draw. It must stay a classic script: browsers refuse module files on file:// pages, but not modules made from a blob.
 (() => {
   const STATE = "application/vnd.jupyter.widget-state+json";
+  const LOST = "Run this cell: this interactive figure was saved without its state. Open the notebook with `tlcourse lab`, run it, save it, and write this page again.";
   const VIEW = "application/vnd.jupyter.widget-view+json";
 
   /** A model as widgets know it: values that tell who listens when they change. */
@@ -51,9 +52,10 @@
 
   async function mount(view, saved, models) {
     const id = JSON.parse(view.textContent).model_id;
-    if (saved[id]?.model_module !== "anywidget") return view.parentElement.remove(); // another library's: it cannot live here
+    if (saved[id] && saved[id].model_module !== "anywidget") return view.parentElement.remove(); // another library's: it cannot live here
     const place = document.createElement("div");
     view.before(place);
+    if (!saved[id]) return Object.assign(place, { className: "lost", textContent: LOST });
     try {
       if (saved[id].fault) throw new Error(saved[id].fault);
       if (!models.has(id)) models.set(id, makeModel(valuesOf(saved[id])));

@@ -45,7 +45,7 @@ const where = (i, j, h, w) => {
 
 function render({ model, el, signal }) {
   const id = unique("attention"), voice = speaker(), put = setter(model);
-  const root = html("section", { class: "tlc tlc-attention", "aria-label": "Attention maps" });
+  const root = html("section", { class: "tlc tlc-attention", role: "group", "aria-label": "Attention maps" });
   const control = (name, input) => ({ input, node: html("div", { class: "tlc-row" }, html("label", { for: input.id }, name), input) });
   const power = html("input", { type: "range", id: `${id}-p`, min: "1", max: "8", step: "0.1" });
   const value = html("strong", { class: "tlc-value", "aria-hidden": "true" });
@@ -82,7 +82,7 @@ function render({ model, el, signal }) {
     panels = networks.map(panel);
     columns.replaceChildren(...panels.map((p) => p.node));
     cells = networks.map(() => [html("td"), html("td")]);
-    const head = ["", "strongest", "half of it lies in"].map((text) => html("th", { scope: "col" }, text));
+    const head = [html("td"), ...["strongest", "half of it lies in"].map((text) => html("th", { scope: "col" }, text))];
     table.replaceChildren(html("tr", {}, ...head), ...networks.map((name, who) => html("tr", {}, html("th", { scope: "row" }, name), ...cells[who])));
     thumbs = names.map(thumb);
     pick.replaceChildren(pick.firstChild, ...thumbs.map((t) => t.node));

@@ -19,7 +19,7 @@ const number = (x) => (Number.isNaN(x) ? "–" : (Math.abs(x) < 0.05 ? 0 : x).to
 
 function render({ model, el, signal }) {
   const id = unique("forgetting"), voice = speaker(), put = setter(model);
-  const root = html("section", { class: "tlc tlc-forgetting", "aria-label": "Forgetting" });
+  const root = html("section", { class: "tlc tlc-forgetting", role: "group", "aria-label": "Forgetting" });
   const slider = html("input", { type: "range", id: `${id}-weight`, min: "0", step: "1" });
   const value = html("strong", { class: "tlc-value", "aria-hidden": "true" });
   const label = html("label", { for: slider.id });
