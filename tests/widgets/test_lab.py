@@ -23,21 +23,38 @@ SOURCES = [
     "print('p', maps.p, maps.layer)",
 ]
 
+MORE = [
+    "import sys; sys.path.insert(0, {here!r})\n"
+    "from samples import looks, prediction, temperature\n"
+    "from tlcourse.progress import progress_bar",
+    "temperature()",
+    "looks()",
+    "looks()",
+    "prediction()",
+    "with progress_bar(total=2, leave=False) as bar: bar.update(2)",
+]
+
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """JupyterLab on a folder with one notebook; gives the address of that notebook."""
-    from jupyter_server.serverapp import list_running_servers
-
+def folder(tmp_path_factory):
+    """Two notebooks that were never run."""
     folder = tmp_path_factory.mktemp("lab")
-    cells = [
-        nbformat.v4.new_code_cell(source.replace("{here!r}", repr(str(Path(__file__).parent))))
-        for source in SOURCES
-    ]
     kernel = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
     }  # else JupyterLab asks which
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "one.ipynb")
+    for name, sources in {"one": SOURCES, "two": MORE}.items():
+        texts = [source.replace("{here!r}", repr(str(Path(__file__).parent))) for source in sources]
+        cells = [nbformat.v4.new_code_cell(text) for text in texts]
+        book = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+        nbformat.write(book, folder / f"{name}.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """JupyterLab on this folder; gives the address of the first notebook."""
+    from jupyter_server.serverapp import list_running_servers
+
     command = [
         sys.executable,
         "-m",
@@ -179,6 +196,83 @@ def test_the_power_and_the_layer_reach_python_and_arrows_on_a_map_stay_there(lab
     lab.wait_for_timeout(500)
     assert says(lab, 9) == "p 1.0 group 1"
     assert sources(lab) == before
+
+
+def opened(tab, name):
+    """Open another notebook in the same window; gives its panel."""
+    tab.evaluate("name => jupyterapp.commands.execute('docmanager:open', { path: name })", name)
+    panel = tab.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    panel.locator(".jp-Cell").first.wait_for(timeout=60_000)
+    tab.evaluate("jupyterapp.shell.currentWidget.context.ready")
+    return panel
+
+
+@pytest.fixture(scope="module")
+def second(lab):
+    """The second notebook beside the first, run from top to bottom."""
+    panel = opened(lab, "two.ipynb")
+    lab.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready")
+    lab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    panel.locator(".tlc-prediction").wait_for(timeout=60_000)
+    done = "document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)').querySelectorAll("
+    done += "'.jp-InputPrompt')[5]?.textContent.includes('6')"
+    lab.wait_for_function(done, timeout=60_000)
+    return panel
+
+
+@pytest.mark.slow
+def test_two_notebooks_in_one_window_share_nothing(lab, second):
+    found = lab.evaluate("""() => [...document.querySelectorAll('.tlc')].map((root) => {
+      const all = (query) => [...root.querySelectorAll(query)];
+      const fills = all("[fill^='url(#']").map((bar) => bar.getAttribute('fill').slice(5, -1));
+      return {
+        ids: all('[id]').map((node) => node.id),
+        groups: [...new Set(all('[name]').map((node) => node.name))],
+        away: [...fills, ...all('[for]').map((l) => l.htmlFor)]
+          .filter((id) => !root.querySelector('#' + CSS.escape(id))),
+        checked: all('input[type=radio]').length ? all('input[type=radio]:checked').length : 1,
+      }; })""")
+    assert len(found) >= 8
+    for what in ("ids", "groups"):
+        names = [name for widget in found for name in widget[what]]
+        assert len(names) == len(set(names)), what
+    assert [widget["away"] for widget in found] == [[]] * len(found)
+    pictures = [w for w in found if "temperature" in str(w) or "attention" in str(w)]
+    assert [widget["checked"] for widget in pictures] == [1] * len(pictures)
+
+
+@pytest.mark.slow
+def test_answers_and_widgets_are_there_again_without_a_kernel(lab, second, folder):
+    asked = second.locator(".tlc-prediction")
+    asked.get_by_label("Your number").fill("30")
+    asked.get_by_label("Because").fill("it is a guess")
+    asked.get_by_role("button", name="Reveal").click()
+    lab.wait_for_timeout(500)
+    lab.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    lab.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    lab.evaluate("jupyterapp.shell.currentWidget.close()")
+    again = opened(lab, "two.ipynb").locator(".jp-Notebook")
+    again.locator(".tlc-prediction").wait_for(timeout=60_000)
+    assert again.get_by_label("Your number").input_value() == "30"
+    assert again.get_by_label("Because").input_value() == "it is a guess"
+    assert again.get_by_text("You predicted 30. Measured: 67.8").is_visible()
+    assert again.locator(".tlc").count() == 4
+    assert "Error displaying widget" not in again.inner_text()
+    saved = (folder / "two.ipynb").read_text(encoding="utf-8")
+    assert "HBox" not in saved
+    assert "FloatProgress" not in saved
+
+
+@pytest.mark.slow
+def test_a_notebook_that_is_not_trusted_says_what_to_do(lab, second, folder):
+    saved = (folder / "two.ipynb").read_text(encoding="utf-8")
+    (folder / "three.ipynb").write_text(
+        saved.replace("bar.update(2)", "bar.update(1)"), encoding="utf-8"
+    )
+    panel = opened(lab, "three.ipynb")
+    panel.get_by_text("Run this cell to see this PredictionWidget.").wait_for(timeout=30_000)
+    assert panel.locator(".tlc").count() == 0
+    assert "67.8" not in panel.inner_text()
 
 
 @pytest.mark.slow

@@ -46,20 +46,11 @@ export function speaker() {
   };
 }
 
-/** Set values here at once, and tell Python when the hand has stopped. */
-export function setter(model) {
-  let waiting;
-  const put = (values) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    clearTimeout(waiting);
-    waiting = setTimeout(() => model.save_changes(), 80);
-  };
-  put.now = () => {
-    clearTimeout(waiting);
-    model.save_changes();
-  };
-  return put;
-}
+/** Set values here and tell Python at once. JupyterLab sends one message at a time; told later, its echo would undo what the hand did meanwhile. */
+export const setter = (model) => (values) => {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+  model.save_changes();
+};
 
 /** Call `update` whenever one of these values changes; returns a function that stops it. */
 export function watch(model, names, update) {

@@ -22,7 +22,7 @@ const STATE = ["question", "choices", "unit", "choice", "number", "because", "su
 function render({ model, el, signal }) {
   const id = unique("prediction"), voice = speaker(), put = setter(model);
   const state = () => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
-  const root = html("section", { class: "tlc tlc-prediction", "aria-label": "Prediction" });
+  const root = html("section", { class: "tlc tlc-prediction", role: "group", "aria-label": "Prediction" });
   const answers = html("fieldset", { class: "tlc-answers" });
   const because = html("textarea", { id: `${id}-because`, rows: "2" });
   const sure = html("input", { type: "range", id: `${id}-sure`, min: "0", max: "100", step: "10" });
@@ -101,7 +101,6 @@ function render({ model, el, signal }) {
   sure.addEventListener("input", () => put({ sure: Number(sure.value) }), { signal });
   reveal.addEventListener("click", () => {
     put({ revealed: true });
-    put.now();
     result.focus(); // the button is disabled now; go on with what it showed
     voice.say(`${verdict(state())} ${model.get("why")}`);
   }, { signal });

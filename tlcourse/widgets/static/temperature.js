@@ -37,7 +37,7 @@ const LOOKS = ["first", "second", "third", "fourth"];
 
 function render({ model, el, signal }) {
   const id = unique("temperature"), voice = speaker(), put = setter(model);
-  const root = html("section", { class: "tlc tlc-temperature", "aria-label": "Temperature" });
+  const root = html("section", { class: "tlc tlc-temperature", role: "group", "aria-label": "Temperature" });
   const slider = html("input", { type: "range", id: `${id}-T`, min: "0", max: String(STOPS.length - 1), step: "1" });
   const field = html("input", { type: "number", class: "tlc-field", min: "0.1", max: "20", step: "any", "aria-label": "T = any temperature" });
   const one = html("button", { type: "button" }, "T = 1");
@@ -66,7 +66,7 @@ function render({ model, el, signal }) {
     pixels = bytes(model.get("pixels"));
     drawn = names.map((name, who) => panel(name, who));
     panels.replaceChildren(...drawn.map((d) => d.node));
-    const head = ["", "entropy, bits", "size of gradient", "times T²"].map((text) => html("th", { scope: "col" }, text));
+    const head = [html("td"), ...["entropy, bits", "size of gradient", "times T²"].map((text) => html("th", { scope: "col" }, text))];
     cells = names.map(() => [0, 1, 2].map(() => html("td")));
     table.replaceChildren(html("tr", {}, ...head),
       ...names.map((name, who) => html("tr", {}, html("th", { scope: "row" }, name), ...cells[who])));
@@ -108,7 +108,8 @@ function render({ model, el, signal }) {
   }
 
   function update() {
-    const T = model.get("T"), isLog = model.get("log"), image = model.get("image"), label = labels[image];
+    const T = model.get("T"), isLog = model.get("log"), image = model.get("image"), label = labels[image], details = model.get("details") !== false;
+    table.hidden = !details;
     slider.value = String(stepOf(T));
     slider.setAttribute("aria-valuetext", `T = ${short(T)}`);
     if (Number(field.value) !== T) field.value = String(+T.toPrecision(6));
@@ -126,7 +127,8 @@ function render({ model, el, signal }) {
       cells[who][1].textContent = who ? short(gradient) : "–";
       cells[who][2].textContent = who ? short(T * T * gradient) : "–";
       const likely = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, 3).map((k) => `${classes[k]} ${percent(p[k])}`).join(", ");
-      const words = `${names[who]}: ${likely}; entropy ${entropy(p).toFixed(2)} bits${who ? `; gradient ${short(gradient)}, times T squared ${short(T * T * gradient)}` : ""}`;
+      const pull = who ? `; gradient ${short(gradient)}, times T squared ${short(T * T * gradient)}` : "";
+      const words = `${names[who]}: ${likely}${details ? `; entropy ${entropy(p).toFixed(2)} bits${pull}` : ""}`;
       d.node.setAttribute("aria-label", words);
       return words;
     });
@@ -156,7 +158,7 @@ function render({ model, el, signal }) {
   one.addEventListener("click", () => put({ T: 1 }), { signal });
   log.addEventListener("change", () => put({ log: log.checked }), { signal });
   keepKeys(root, signal);
-  const stops = [watch(model, ["T", "log", "image"], update), watch(model, ["names", "classes", "labels", "size", "logits", "pixels"], build)];
+  const stops = [watch(model, ["T", "log", "image", "details"], update), watch(model, ["names", "classes", "labels", "size", "logits", "pixels"], build)];
   const fit = () => { // a narrow place gets a narrow drawing, so that its text stays readable
     const width = root.clientWidth < 440 ? 330 : 480;
     if (width !== W) (W = width), build();
