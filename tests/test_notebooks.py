@@ -206,3 +206,32 @@ def test_settle_keeps_the_widgets_that_live_in_the_browser():
     settle(notebook)
     assert [out.data[VIEW]["model_id"] for out in notebook.cells[0].outputs] == ["a"]
     assert notebook.metadata["widgets"][STATE]["state"].keys() == {"a", "c", "e"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_an_answer_is_folded_until_it_is_asked_for(path):
+    """Between a prediction and the next one an output that answers it is folded."""
+    cells = nbformat.read(path, as_version=4).cells
+    asked = [i for i, cell in enumerate(cells) if "PredictionWidget(" in cell.source]
+    for i, end in zip(asked, [*asked[1:], len(cells)]):
+        later = cells[i + 1 : end]
+        assert any(cell.metadata.get("jupyter", {}).get("outputs_hidden") for cell in later), i
+        assert cells[i].metadata["jupyter"]["source_hidden"]
+
+
+def lessons(path):
+    """The later lessons of a chapter, each as a notebook of its own."""
+    whole = nbformat.read(path, as_version=4)
+    starts = [i for i, cell in enumerate(whole.cells) if cell.source.startswith("# Lesson ")]
+    for start, end in zip(starts[1:], [*starts[2:], None]):
+        yield nbformat.v4.new_notebook(cells=whole.cells[start:end], metadata=whole.metadata)
+
+
+LESSONS = [(path, lesson) for path in NOTEBOOKS for lesson in lessons(path)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "lesson"), LESSONS, ids=[path.name for path, _ in LESSONS])
+def test_a_later_lesson_runs_on_its_own(path, lesson):
+    place = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(lesson, timeout=300, kernel_name="python3", resources=place).execute()

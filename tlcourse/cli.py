@@ -253,9 +253,10 @@ def page(
     target: Annotated[Path, typer.Argument(help="OUT.html, the page; MathJax goes to OUT_files.")],
 ) -> None:
     """Write a notebook as a page whose widgets work without Python."""
+    from tlcourse.living import explain
     from tlcourse.publish.pages import write_page
 
-    print(f"{write_page(notebook, target)} was written")
+    print(f"{write_page(notebook, target, explain)} was written")
 
 
 @app.command()

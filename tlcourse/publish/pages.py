@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from base64 import b64encode
+from collections.abc import Callable
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,8 +24,14 @@ HERE = Path(__file__).parent
 MATHJAX = HERE / "vendor" / "mathjax"
 
 
-def write_page(notebook: Path, target: Path) -> Path:
+def write_page(
+    notebook: Path,
+    target: Path,
+    change: Callable[[NotebookNode], object] = lambda notebook: None,
+) -> Path:
     """Write a notebook as it was saved to an HTML page, pictures included. Returns its path.
+
+    change is called with the notebook before it is written.
 
     MathJax lies in `TARGET_files` beside it. Raises ValueError if there is no such notebook, if it
     was never run, if it shows a picture that is not there, if the target is not an .html file in an
@@ -43,6 +50,7 @@ def write_page(notebook: Path, target: Path) -> Path:
     for path, content in ours.items():
         same = path.is_file() and path.read_bytes() == content
         expect(same or not os.path.lexists(path), f"{path} is there and not of this page: move it")
+    change(book)
     page = with_pictures(render(book, f"{quote(files.name)}/tex-svg-full.js"), notebook.parent)
     write({**ours, target: page.encode()})
     return target

@@ -18,8 +18,8 @@ class TemperatureWidget(CourseWidget):
     [0.1, 20]; image: position of the one to begin with; log: logarithmic axis. T, image and log are
     synced: `widget.T = 4` moves the slider, and `widget.T` says where the learner left it. With
     details, below stand the entropy in bits, and for each student the size of the soft loss's
-    gradient (q_T − p_T) / T against the teacher, with and without T². Raises ValueError for shapes that do not fit, numbers
-    that are not finite, and values out of range.
+    gradient (q_T − p_T) / T against the teacher, with and without T². Raises ValueError for shapes
+    that do not fit, numbers that are not finite, and values out of range.
     """
 
     _esm = module("temperature")
