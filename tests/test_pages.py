@@ -325,24 +325,42 @@ def test_headings_have_ids_of_their_own_and_are_listed(tmp_path):
 
 
 def test_what_is_folded(tmp_path):
-    notes = new_markdown_cell("ask", metadata={"slideshow": {"slide_type": "notes"}})
+    said = "<small>In class: ask</small>"
+    notes = new_markdown_cell(said, metadata={"slideshow": {"slide_type": "notes"}})
     hidden = of_html("<b>given</b>")
     hidden.metadata["jupyter"] = {"outputs_hidden": True}
-    page = write_page(
-        saved(tmp_path / "one.ipynb", notes, hidden, of_html("open")), tmp_path / "one.html"
-    ).read_text(encoding="utf-8")
+    answer, gone = (new_code_cell(name, execution_count=1) for name in ("ours", "drawing"))
+    for cell in (answer, gone):
+        cell.metadata["jupyter"] = {"source_hidden": True}
+    answer.metadata["tags"] = ["answer"]
+    path = saved(tmp_path / "one.ipynb", notes, hidden, answer, gone, of_html("open"))
+    page = write_page(path, tmp_path / "one.html").read_text(encoding="utf-8")
     folds = re.findall(r"<details[^>]*><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)[
         1:
     ]
-    assert [summary for summary, _ in folds] == ["In class", "Show what it gives"]
-    assert "ask" in folds[0][1]
+    summaries = ["In class", "Show what it gives", "Show our version"]
+    assert [summary for summary, _ in folds] == summaries
+    assert "<small>ask</small>" in folds[0][1]
     assert "<b>given</b>" in folds[1][1]
+    assert "ours" in folds[2][1]
+    assert "drawing" not in page
 
 
 def test_a_number_from_a_record_keeps_what_it_says(tmp_path):
     number = '<data title="5 seeds" value="K3.effect">2.8</data>'
     path = saved(tmp_path / "one.ipynb", RAN, new_markdown_cell(f"It is {number} points."))
     assert number in write_page(path, tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_a_page_is_changed_before_it_is_written(tmp_path):
+    path = saved(tmp_path / "one.ipynb", RAN, new_markdown_cell("before"))
+
+    def change(book):
+        book.cells[-1].source = "after"
+
+    page = write_page(path, tmp_path / "one.html", change).read_text(encoding="utf-8")
+    assert "after" in page
+    assert "before" in nbformat.read(path, as_version=4).cells[-1].source
 
 
 def test_a_widget_without_its_state_is_told_of_once(tmp_path, capsys):

@@ -59,10 +59,12 @@ def write_page(
 def render(notebook: NotebookNode, mathjax: str) -> str:
     """A notebook as HTML; mathjax is the address of its file. Raises ValueError.
 
-    Where JupyterLab hides a cell's source, only its output is shown.
+    Where JupyterLab hides a cell's source, only its output is shown; one with the tag "answer" is
+    folded.
     """
     for cell in notebook.cells:
-        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
+        if hidden and "answer" not in cell.metadata.get("tags", []):
             cell.metadata["transient"] = {"remove_source": True}
         _attach(cell)
     _mend(notebook)

@@ -275,7 +275,7 @@ EXPERIMENT = Experiment(
             "distillation can train faster",
             source="lecture, knowledge distillation, first slide",
             decide=greater("alone", "T=20", "epochs to what alone reaches", width=300),
-            unit="epochs of the student until it makes no more errors than alone at the end "
+            unit="epochs saved, until it makes no more errors than the student alone at the end "
             "(the teacher's training not counted)",
             given=_GIVEN,
         ),
@@ -305,14 +305,14 @@ EXPERIMENT = Experiment(
             "T² keeps the size of the gradients, for T from 1 to 20",
             source="lecture, knowledge distillation, below the loss; Hinton 2015, section 2",
             decide=exact("gradient size error", tolerance=0.1),
-            unit="largest relative distance from the size at high temperature",
+            unit="largest distance from the size at high temperature, as a share of that size",
         ),
         _claim(
             "K7",
             "at high temperature distillation matches zero-mean logits",
             source="lecture, knowledge distillation, high temperature; Hinton 2015, equation 4",
             decide=exact("halving error", tolerance=0.05),
-            unit="largest distance from 2 of error(T) / error(2T), for T from 256",
+            unit="how far doubling T is from halving the error of the limit, at most, from T = 256",
         ),
         _claim(
             "K8",
