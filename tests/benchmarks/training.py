@@ -2,8 +2,10 @@
 
 `python tests/benchmarks/training.py [OLD.py]` prints a table: the median seconds of both, taken in
 turns, and the median of the ratios of each turn, with its range. They are seconds of the processor,
-so that other processes count little. OLD.py is an earlier `training.py`, of which `fit` is then
-compared too (`git show REVISION:tlcourse/training.py`).
+so that other processes count little. On Linux most of the noise goes when freed memory is kept for
+the next step: `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296` in front of the command.
+OLD.py is an earlier `training.py`, of which `fit` is then compared too
+(`git show REVISION:tlcourse/training.py`).
 """
 
 import importlib.util
