@@ -329,11 +329,12 @@ def test_what_is_folded(tmp_path):
     notes = new_markdown_cell(said, metadata={"slideshow": {"slide_type": "notes"}})
     hidden = of_html("<b>given</b>")
     hidden.metadata["jupyter"] = {"outputs_hidden": True}
-    answer, gone = (new_code_cell(name, execution_count=1) for name in ("ours", "drawing"))
+    words = ("ours", "drawing", "asking")
+    answer, gone, reveal = (new_code_cell(name, execution_count=1) for name in words)
     for cell in (answer, gone):
         cell.metadata["jupyter"] = {"source_hidden": True}
-    answer.metadata["tags"] = ["answer"]
-    path = saved(tmp_path / "one.ipynb", notes, hidden, answer, gone, of_html("open"))
+    answer.metadata["tags"], reveal.metadata["tags"] = ["answer"], ["reveal"]
+    path = saved(tmp_path / "one.ipynb", notes, hidden, answer, gone, reveal, of_html("open"))
     page = write_page(path, tmp_path / "one.html").read_text(encoding="utf-8")
     folds = re.findall(r"<details[^>]*><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)[
         1:
@@ -344,6 +345,7 @@ def test_what_is_folded(tmp_path):
     assert "<b>given</b>" in folds[1][1]
     assert "ours" in folds[2][1]
     assert "drawing" not in page
+    assert "asking" not in page
 
 
 def test_a_number_from_a_record_keeps_what_it_says(tmp_path):

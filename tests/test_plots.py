@@ -22,6 +22,7 @@ def test_show_publishes_a_png_with_its_alt_text_and_closes_the_figure(shown):
     data, metadata = shown[0]
     assert data["image/png"].startswith(b"\x89PNG")
     assert metadata == {"image/png": {"alt": "a line that rises"}}
+    assert data["text/plain"].splitlines() == ["[figure]", "a line that rises"]  # folded: the first
     assert plt.get_fignums() == []
 
 

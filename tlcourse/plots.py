@@ -85,7 +85,8 @@ def show(fig: Figure, alt: str) -> None:
     photo = Image.open(drawn).convert("RGB")
     photo = photo.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
     photo.save(png, format="png", optimize=True)
-    data = {"image/png": png.getvalue(), "text/plain": f"[figure: {alt}]"}
+    text = f"[figure]\n{alt}"  # JupyterLab shows the first line of what is folded
+    data = {"image/png": png.getvalue(), "text/plain": text}
     display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 

@@ -1,7 +1,8 @@
 """Tables of the page: verdicts, differences, and the lecture's numbers beside ours.
 
 They are HTML that reads without colour, scrolls on a phone, and takes the page's theme; as text
-they say the same.
+they say the same. JupyterLab shows the first line of what is folded, which is therefore a comment,
+and drops the style of what it does not trust, but for that of a cell.
 """
 
 import re
@@ -33,7 +34,6 @@ STYLE = """<style>
 .tlc-scroll .tlc-numbers tr { border-bottom: 1px solid var(--jp-border-color2, #ccc); }
 .tlc-scroll .tlc-numbers thead :is(th, td) { font-weight: 600; vertical-align: bottom; }
 .tlc-scroll .tlc-numbers .tlc-few { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.tlc-numbers small { display: block; }
 .tlc-numbers caption { caption-side: bottom; text-align: left; padding-top: 0.5em; }
 .tlc-numbers caption { color: inherit; font-size: 0.92em; }
 .tlc-numbers svg { vertical-align: middle; }
@@ -64,21 +64,24 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(
-            f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in self.head
+            f'<th scope="col" style="text-align: left">{escape(name)}</th>' if name else "<td></td>"
+            for name in self.head
         )
         rows = "\n".join(
             f"<tr>{''.join(_html(cell, i) for i, cell in enumerate(row))}</tr>" for row in self.rows
         )
         legend = f"<caption>{escape(self.legend)}</caption>" if self.legend else ""
         return (
-            f'{STYLE}<div class="tlc-scroll"><table class="tlc-numbers">{legend}\n'
+            f"<!-- a table -->\n{STYLE}"
+            f'<div class="tlc-scroll"><table class="tlc-numbers">{legend}\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
         )
 
 
 def _html(cell: Cell, column: int) -> str:
     inside = cell.html or escape(cell.text)
-    return f"<td>{inside}</td>" if column else f'<th scope="row">{inside}</th>'
+    tag, end = ("td", "td") if column else ('th scope="row"', "th")
+    return f'<{tag} style="text-align: left">{inside}</{end}>'
 
 
 def verdicts(chapter: str, only: Sequence[str] = ()) -> Table:
@@ -107,12 +110,12 @@ def _line(entry: Entry) -> list[Cell]:
         verdict = f"{entry.status} (was {verdict})" if verdict else entry.status
     sign, colour = SIGNS.get(verdict, ("–", "#888"))
     signed = f'<span style="color:{colour}" aria-hidden="true">{sign}</span> {escape(verdict)}'
-    sentence = f"{escape(claim.sentence)}{where} <small>{claim.id}</small>"
+    sentence = f"{escape(claim.sentence)}{where}<br><small>{claim.id}</small>"
     number = _number_of(entry)
     return [
         Cell(f"{claim.id}  {claim.sentence}{where}", sentence),
         Cell(claim.paper),
-        Cell(number, f"{_few(number)}<small>{escape(_unit(entry))}</small>"),
+        Cell(number, f"{_few(number)}<br><small>{escape(_unit(entry))}</small>"),
         Cell("", _drawn(entry)),
         Cell(verdict, _few(signed)),
     ]

@@ -59,12 +59,13 @@ def write_page(
 def render(notebook: NotebookNode, mathjax: str) -> str:
     """A notebook as HTML; mathjax is the address of its file. Raises ValueError.
 
-    Where JupyterLab hides a cell's source, only its output is shown; one with the tag "answer" is
-    folded.
+    Where JupyterLab hides a cell's source, or the tag is "reveal", only its output is shown; a
+    hidden source with the tag "answer" is folded.
     """
     for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
-        if hidden and "answer" not in cell.metadata.get("tags", []):
+        if "reveal" in tags or (hidden and "answer" not in tags):
             cell.metadata["transient"] = {"remove_source": True}
         _attach(cell)
     _mend(notebook)
