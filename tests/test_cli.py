@@ -37,7 +37,7 @@ def tlcourse(*arguments, **environment):
         capture_output=True,
         encoding="utf-8",
         timeout=120,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
     )
 
 
@@ -362,7 +362,7 @@ def lab(*arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
     )
     lines = []
     try:

@@ -898,6 +898,7 @@ def palette(transparency=None):
     ],
 )
 def test_a_picture_is_rgb_and_white_where_it_is_transparent(one, name, picture, colour):
+    _needs_file_names(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = one(name, picture)
@@ -1030,7 +1031,16 @@ def test_train_and_test_must_have_the_same_classes(photos):
     refuses(photos, "must have the same class folders in train/ and test/", f"folder:{photos}")
 
 
+def _needs_file_names(text):
+    """Where a locale says how file names are written, not every one can be."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        pytest.skip(f"in this locale no file can be called {text!a}")
+
+
 def test_a_name_is_the_same_however_its_accents_are_written(photos):
+    _needs_file_names("cafe\u0301")
     (photos / "train" / "cat").rename(photos / "train" / "caf\u00e9")
     (photos / "test" / "cat").rename(photos / "test" / "cafe\u0301")
     for split in ("train", "test"):
