@@ -136,7 +136,7 @@ def test_list_names_experiments_scales_and_arms_by_chapter(said):
     assert heads[3:6] == ["Knowledge distillation", "Attention transfer", "Continual learning"]
     assert "\n  distillation: Does a small network" in out
     assert "\n    arms: teacher · alone · T=1" in out
-    assert re.search(r"\n    lecture: \d+ seeds, about \d+ min of one core; recorded on ", out)
+    assert re.search(r"\n    lecture: \w+; \d+ seeds, about \d+ min of one core; recorded on ", out)
     assert fits(out)
 
 
@@ -292,7 +292,9 @@ def test_run_stale_verify_looks_at_what_is_stale_and_at_nothing_else(two_toys, h
     assert (code, out) == (0, "other (tiny): seed 0 agrees exactly; stamped anew.\n")
     assert (home / "log").read_text(encoding="utf-8").split("\n")[:-1] == ["run 0", "done 0"]
     assert said("run", "--stale", "--verify")[:2] == (0, "")
-    assert ", current; verified " in " ".join(said("list")[1].split())
+    listed = " ".join(said("list")[1].split())
+    assert re.search(r"other: .* tiny: current; [^;]*; recorded on [^;]* seeds; verified ", listed)
+    assert "stale" not in listed
 
 
 def test_run_stale_measures_what_is_stale(two_toys, home, said):

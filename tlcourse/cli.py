@@ -96,12 +96,13 @@ def list_() -> None:
         _say(f"    arms: {' · '.join(experiment.arms)}")
         for name, scale in experiment.scales.items():
             status, record, _ = state(experiment, name)
-            minutes, said = scale.minutes, "not recorded" if status == "missing" else status
+            minutes, said = scale.minutes, ""
             if record:
                 origin, minutes = record.provenance, round(sum(record.provenance["seconds"]) / 60)
-                said = f"recorded on {origin['measured']} with {record.seeds} seeds, {status}"
+                said = f"; recorded on {origin['measured']} with {record.seeds} seeds"
                 said += f"; verified {record.verified}" if record.verified else ""
-            _say(f"    {name}: {scale.seeds} seeds, about {minutes:g} min of one core; {said}")
+            now = "not recorded" if status == "missing" else status
+            _say(f"    {name}: {now}; {scale.seeds} seeds, about {minutes:g} min of one core{said}")
 
 
 @app.command()
