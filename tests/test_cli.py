@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from math import nan
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy_experiment import toy
@@ -25,7 +26,7 @@ from tlcourse.claims import Claim, Decision, Verdict
 from tlcourse.cli import main
 from tlcourse.experiments import Entry
 from tlcourse.measure import measure, state
-from tlcourse.publish.lab import copied
+from tlcourse.publish.lab import _announce, copied
 from tlcourse.results import read
 
 KEYS = "chapter effect experiment high id kind low paper scale seeds sentence source unit verdict"
@@ -554,6 +555,25 @@ def test_what_the_terminal_has_no_letter_for_is_no_error():
 
 
 @pytest.mark.slow
+def test_lab_waits_for_a_server_that_is_listed_before_it_listens(monkeypatch, capsys):
+    found = {"pid": 7, "hostname": "localhost", "port": 8888, "secure": False, "token": "t"}
+    monkeypatch.setattr(
+        "jupyter_server.serverapp.list_running_servers", lambda: [found | {"base_url": "/"}]
+    )
+    answers = [ConnectionRefusedError, ConnectionRefusedError, True]
+
+    def is_closed(host, entry):
+        answer = answers.pop(0)
+        if answer is not True:
+            raise answer
+        return answer
+
+    monkeypatch.setattr("tlcourse.publish.lab._is_closed", is_closed)
+    _announce(SimpleNamespace(pid=7, poll=lambda: None), "one.ipynb", 8888, browser=False)
+    assert answers == []
+    assert "http://localhost:8888/lab/tree/one.ipynb?token=t" in capsys.readouterr().out
+
+
 def test_lab_is_quiet_and_opens_what_the_notebooks_point_to(tmp_path):
     """All lines are ours, while a kernel starts, too; but for one that JupyterLab ends with."""
     places = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import webbrowser
+from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,14 +95,18 @@ def _announce(server: subprocess.Popen[bytes], first: str, port: int, browser: b
     """Wait until the server is up, make sure that it asks for a token, and say where it is."""
     from jupyter_server.serverapp import list_running_servers
 
-    found: dict[str, Any] = {}
-    while not found:
+    closed: bool | None = None
+    while closed is None:
         if server.poll() is not None:
             return
         time.sleep(0.2)
-        found = next((entry for entry in list_running_servers() if entry["pid"] == server.pid), {})
-    host = "127.0.0.1" if found["hostname"] in ("0.0.0.0", "::", "") else found["hostname"]
-    if not _is_closed(host, found):
+        running: Iterator[dict[str, Any]] = list_running_servers()
+        found = next((entry for entry in running if entry["pid"] == server.pid), {})
+        name: str = found.get("hostname", "")
+        host = "127.0.0.1" if name in ("0.0.0.0", "::", "") else name
+        with suppress(ConnectionRefusedError):  # it is listed a moment before it listens
+            closed = _is_closed(host, found) if found else None
+    if not closed:
         raise RuntimeError(
             "JupyterLab would let everybody in, as your Jupyter configuration says, and was "
             "stopped; remove what it says of tokens and identity (`jupyter --paths` says where)"
