@@ -1,13 +1,14 @@
 """Tables that read without colour, as HTML and as text."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import nan
 
 import pandas as pd
 import pytest
 
-from tlcourse.claims import Verdict
+from tlcourse.claims import NOT_TESTABLE, Verdict
 from tlcourse.experiments import ledger
 from tlcourse.tables import (
     Cell,
@@ -79,6 +80,49 @@ def test_a_count_is_squares_with_words():
     assert "3 of 4" in html
     assert 'aria-label="3 clear, 1 open, 0 clear against it"' in html
     assert "■■■◧" in html
+    assert "in how many of four pairs; at least 1 needed" in html
+
+
+@pytest.mark.parametrize(
+    ("chapter", "only", "said"),
+    [
+        ("knowledge_distillation", ["K1"], ""),
+        ("knowledge_distillation", ["K1", "K3"], "90 % grey"),
+        ("knowledge_distillation", ["K4"], None),
+        ("attention_transfer", ["A9"], "grey"),
+        ("attention_transfer", ["A3"], "Squares"),
+        ("attention_transfer", [], "grey Squares"),
+        ("knowledge_distillation", [], "90 % grey Squares"),
+    ],
+)
+def test_the_legend_says_what_its_lines_need(chapter, only, said):
+    legend = verdicts(chapter, only=only).legend
+    known = ["90 %", "grey", "Squares"]
+    assert " ".join(word for word in known if word in legend) == (said or "")
+    assert ("95 %" in legend) == (said not in (None, "Squares"))
+
+
+def test_how_counts_are_decided_is_said_under_them():
+    """In the words of `claims.count`: as many as needed, or too few whatever the open ones do."""
+    legend = verdicts("attention_transfer", only=["A3", "A5", "A6"]).legend
+    assert "supported when as many as needed are clear" in legend
+    assert "contradicted when even the open ones could not make enough" in legend
+
+
+def test_what_was_fixed_beforehand_stands_beside_what_was_measured():
+    html = verdicts("knowledge_distillation", only=["K3", "K4"])._repr_html_()
+    assert "errors in 10,000; margin ±25<" in html
+    assert "largest difference of a probability; tolerance 1e-12<" in html
+
+
+def test_a_count_that_cannot_be_tested_says_why(monkeypatch):
+    (entry,) = (e for e in ledger() if e.claim.id == "L4")
+    found = replace(entry.found, verdict=NOT_TESTABLE, why="not shown here: it is better")
+    monkeypatch.setattr("tlcourse.tables.ledger", lambda: [replace(entry, found=found)])
+    html = whole(verdicts("continual_learning")._repr_html_())
+    assert "in how many of four pairs; not shown here: it is better<" in html
+    assert NOT_TESTABLE in html
+    assert "■" not in html.split("<tbody>")[1]
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from math import isfinite
 
 import pandas as pd
 
-from tlcourse.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Verdict
+from tlcourse.claims import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED, Verdict
 from tlcourse.experiments import Entry, ledger
 from tlcourse.methods._checks import expect
 
 SIGNS = {SUPPORTED: ("✓", "#0072b2"), CONTRADICTED: ("✕", "#d55e00"), INCONCLUSIVE: ("?", "#888")}
-LEGEND = (
-    "Ours: the effect and, in brackets, its 95 % interval over seeds (90 % where the claim says "
-    "“as well as”). Drawn: dot and interval; the thin line is no effect, grey the margin that was "
-    "fixed beforehand. Squares: comparisons that are clear (■), open (◧), clear against it (□)."
+COUNTED = (
+    "Squares: comparisons that are clear (■), open (◧), clear against it (□); supported when as "
+    "many as needed are clear, contradicted when even the open ones could not make enough, else "
+    "inconclusive."
 )
 STYLE = """<style>
 .tlc-scroll { overflow-x: auto; }
@@ -95,7 +95,21 @@ def verdicts(chapter: str, only: Sequence[str] = ()) -> Table:
     expect(not missing, f"the chapter {chapter!r} has no claim {missing}")
     chosen = [e for e in entries if not only or e.claim.id in only]
     head = ["claim", "the lecture", "ours", "", "verdict"]
-    return Table(head, [_line(e) for e in sorted(chosen, key=_order)], LEGEND)
+    return Table(head, [_line(e) for e in sorted(chosen, key=_order)], _legend(chosen))
+
+
+def _legend(entries: Sequence[Entry]) -> str:
+    """How to read these lines, and no others."""
+    kinds = {e.claim.decide.kind for e in entries if isfinite(e.found.effect)}
+    level = " (90 % where the claim says “as well as”)" if "equivalent" in kinds else ""
+    grey = any(_margin(e) for e in entries)
+    margin = ", grey the margin that was fixed beforehand" if grey else ""
+    drawn = (
+        f"Ours: the effect and, in brackets, its 95 % interval over seeds{level}. "
+        f"Drawn: dot and interval; the thin line is no effect{margin}."
+    )
+    parts = {drawn: kinds & {"greater", "equivalent"}, COUNTED: kinds & {"count"}}
+    return " ".join(text for text, needed in parts.items() if needed)
 
 
 def _order(entry: Entry) -> tuple[str, int, str, bool]:
@@ -127,13 +141,24 @@ def _few(text: str) -> str:
 
 
 def _unit(entry: Entry) -> str:
-    margin = f"; {entry.found.why}" if entry.found.why.startswith("margin") else ""
-    return f"{entry.claim.unit}{margin}"
+    """What was measured, and what was fixed beforehand; or why it cannot be tested."""
+    fixed = re.search(
+        r"(margin |tolerance |not shown here: ).*|at least \d+ needed", entry.found.why
+    )
+    return f"{entry.claim.unit}; {fixed[0]}" if fixed else entry.claim.unit
+
+
+def _margin(entry: Entry) -> re.Match[str] | None:
+    return re.match(r"margin (±?)([\d.]+)", entry.found.why)
+
+
+def _uncounted(entry: Entry) -> bool:
+    return entry.claim.decide.kind == "count" and entry.found.verdict == NOT_TESTABLE
 
 
 def _number_of(entry: Entry) -> str:
     found, kind = entry.found, entry.claim.decide.kind
-    if not isfinite(found.effect):
+    if not isfinite(found.effect) or _uncounted(entry):
         return ""
     if kind == "count":
         return found.why.split(",")[0]
@@ -155,8 +180,8 @@ def with_interval(effect: float, low: float, high: float, digits: int | None = N
 def _drawn(entry: Entry) -> str:
     found = entry.found
     if entry.claim.decide.kind == "count":
-        return _squares(found)
-    margin = re.match(r"margin (±?)([\d.]+)", found.why)
+        return "" if _uncounted(entry) else _squares(found)
+    margin = _margin(entry)
     band = (-float(margin[2]), float(margin[2]) * bool(margin[1])) if margin else None
     return drawn_interval(found, band=band) if isfinite(found.low) else ""
 
