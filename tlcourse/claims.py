@@ -153,6 +153,15 @@ def count(decisions: Sequence[Decision], *, at_least: int) -> Decision:
     return Decision("count", rule)
 
 
+def quoted(differences: Sequence[float], *, at_least: int) -> Decision:
+    """The lecture's own table decides, and no row of ours: so many differences are above zero."""
+    many, yes = len(differences), sum(value > 0 for value in differences)
+    expect(1 <= at_least <= many, f"at_least must be in 1 … {many}, got {at_least}")
+    verdict = SUPPORTED if yes >= at_least else CONTRADICTED
+    found = Verdict(verdict, yes, yes, yes, 0, f"{yes} of {many}, at least {at_least} needed")
+    return Decision("count", lambda rows: found)
+
+
 def scope(limit: str) -> Decision:
     """A limit that can only be stated, not measured: its verdict is "stated"."""
     return Decision("scope", lambda rows: Verdict("stated", nan, nan, nan, 0, limit))

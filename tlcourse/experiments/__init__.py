@@ -14,7 +14,12 @@ from tlcourse.data import is_there
 from tlcourse.experiments.base import Experiment
 from tlcourse.measure import State, state
 
-CHAPTERS = ["distillation", "attention", "lwf"]  # in the order of the lecture; others come after
+CHAPTERS = [
+    "fine_tuning",
+    "distillation",
+    "attention",
+    "lwf",
+]  # in the order of the lecture; others come after
 
 
 def _discovered() -> Iterator[Experiment]:

@@ -1,0 +1,1 @@
+"""Experiments of the chapter on fine-tuning, and on growing a network."""
