@@ -28,6 +28,7 @@ from tlcourse.claims import (
     greater,
     interval,
     judge,
+    quoted,
     scope,
     select,
 )
@@ -414,6 +415,19 @@ def test_count_of_two_that_hold_one_open_and_one_against(at_least, verdict):
     assert (found.verdict, found.effect, found.low, found.high) == (verdict, 2, 2, 3)
     assert found.seeds == 3
     assert f"2 of 4, at least {at_least} needed" in found.why
+
+
+@pytest.mark.parametrize(("at_least", "verdict"), [(2, SUPPORTED), (3, CONTRADICTED)])
+def test_the_lectures_own_table_decides_without_a_row_and_a_tie_is_no_win(at_least, verdict):
+    found = quoted([1.5, -2.0, 0.0, 0.1], at_least=at_least)(table({"alone": []}))
+    assert (found.verdict, found.effect, found.low, found.high) == (verdict, 2, 2, 2)
+    assert (found.seeds, found.why) == (0, f"2 of 4, at least {at_least} needed")
+
+
+@pytest.mark.parametrize(("differences", "at_least"), [([], 1), ([1.0], 2), ([1.0], 0)])
+def test_a_count_of_quoted_numbers_that_cannot_be(differences, at_least):
+    with pytest.raises(ValueError, match=f"at_least must be in 1 … {len(differences)}, got"):
+        quoted(differences, at_least=at_least)
 
 
 def test_count_has_the_seeds_of_the_set_up_with_the_fewest():

@@ -69,8 +69,11 @@ FROZEN = {pair: "head only" if pair == PHOTOS else "convolutions frozen" for pai
 STEPS_UP = (8, 6, 4, 0)  # so many layers frozen, each for a quarter of the updates
 DECAY = 1 / 2.6  # from layer to layer; Howard and Ruder 2018
 # learning rates of what lies below the head, and of the head
-SMALL, LARGE = (1e-3, 2e-3, 4e-3, 8e-3), (2e-3, 8e-3, 3e-2, 1e-1)
-BOTH = {f"lr {low}, head {top}": (low, top) for low in (4e-4, 2e-3) for top in (2e-3, 8e-3)}
+SMALL, LARGE = (1e-3, 3e-3, 8e-3, 2e-2), (2e-3, 1e-2, 5e-2, 2e-1)
+BOTH = {
+    f"lr {low}, head {top}": (low, top)
+    for low, top in ((1e-3, 4e-3), (2e-3, 2e-3), (4e-3, 4e-3), (8e-3, 8e-3))
+}
 SETTINGS: dict[str, dict[str, tuple[float, float]]] = {
     "scratch": {f"lr {lr}": (lr, lr) for lr in SMALL},
     **dict.fromkeys(("full", "first block frozen", "two blocks frozen"), BOTH),
@@ -102,11 +105,12 @@ class Sourced(Scale):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Sourced):
-    """Images of a class, updates, and images to test on.
+    """Pairs of tasks, images of a class, updates, and images to test on.
 
     Those of the network from ImageNet stand apart: an update of it takes thirty times as long.
     """
 
+    pairs: tuple[str, ...] = NAMES
     sizes: tuple[int, ...] = (1, 2, 5, 20, 100)
     steps: int = 200
     test_images: int = 4_800
@@ -127,8 +131,8 @@ class Target(NamedTuple):
 
 def run(scale: FineTuning, seed: int, device: torch.device) -> Iterator[Row]:
     """Errors in percent on the target, for every pair, number of images a class, and arm."""
-    for pair, (source, task) in PAIRS.items():
-        target = target_of(scale, source, task, "test", seed, device)
+    for pair in scale.pairs:
+        target = target_of(scale, *PAIRS[pair], "test", seed, device)
         for arm, n, wrong in (*untrained(target, seed), *nearest_mean(scale, target, seed)):
             yield Row(arm, "errors", wrong, {"pair": pair, "per_class": n})
         for case, n in cases(scale, target, sizes(scale, target), seed):

@@ -55,9 +55,8 @@ FROM_SCRATCH = {"scratch": "fine-tuning", "scratch, grown": "WA, scaled"}
 COLUMNS = ("New", "FC7-new", "FC6-new", "All")
 FROZEN = {"New": ("fc6", "fc7"), "FC7-new": ("fc6",)}  # above the convolutions
 CONVOLUTIONS = 4  # so many layers; they move in the last column alone
-# learning rates of what the source has learnt, and of what is new
-SETTINGS = {f"lr {low}, new {top}": (low, top) for low in (1e-3, 4e-3) for top in (1e-2, 4e-2)}
-ALL_NEW = {f"new {top}": (top, top) for top in (5e-3, 1e-2, 2e-2, 4e-2)}
+# learning rates of what was there before, and of what is new
+SETTINGS = {f"lr {lr}, new {4 * lr}": (lr, 4 * lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +105,9 @@ def cases(scale: Growing, target: Target, column: str, seed: int) -> Iterator[Ca
     """
     cut = 0 if column == "All" else CONVOLUTIONS
     data, test = (seen_through(target.network[:cut], part) for part in (target.few, target.test))
-    for arm in GROWTHS:
+    for arm in (*GROWTHS, *FROM_SCRATCH) if column == "All" else GROWTHS:
         learn = partial(trained, scale, target, arm, column, data, test, seed)
         yield Case(arm, SETTINGS, learn, {"tuned": column})
-    for arm in FROM_SCRATCH if column == "All" else ():
-        learn = partial(trained, scale, target, arm, column, data, test, seed)
-        yield Case(arm, ALL_NEW, learn, {"tuned": column})
 
 
 def target_of(
@@ -124,15 +120,18 @@ def target_of(
     return Target(network, pool.per_class(scale.per_class, seed).to(device), test.to(device))
 
 
-def grown(target: Target, arm: str, seed: int) -> tuple[nn.Sequential, set[int]]:
-    """A network that has grown, with a new head, and which of its parameters the source learnt."""
+def grown(target: Target, arm: str, seed: int) -> tuple[nn.Sequential, list[nn.Parameter]]:
+    """A network that has grown, with a new head, and what of it was there before it grew.
+
+    From scratch that is what is old in place, not in what it has learnt.
+    """
     seed_everything(seed)
     classes = len(target.few.classes)
     network = deepcopy(target.network)
     if arm in FROM_SCRATCH:
         network = ConvNet(classes).to(target.few.pixels.device)
-    known = set() if arm in FROM_SCRATCH else {id(p) for p in network.parameters()}
-    return replace_head(GROWTHS[FROM_SCRATCH.get(arm, arm)](network), classes), known
+    old = list(network.parameters())
+    return replace_head(GROWTHS[FROM_SCRATCH.get(arm, arm)](network), classes), old
 
 
 def scaled(network: nn.Sequential) -> nn.Sequential:
@@ -153,26 +152,29 @@ def trained(
     rates: tuple[float, float],
 ) -> tuple[nn.Sequential, Source]:
     """A grown network, or what of it lies above the convolutions, trained as the column says."""
-    network, known = grown(target, arm, seed)
+    network, old = grown(target, arm, seed)
     if column != "All":
         network = network[CONVOLUTIONS:]
     for name in FROZEN.get(column, ()):
         layer = network.get_submodule(name)
         freeze(layer.old if isinstance(layer, Widened) else layer)
     how: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 5e-4, "batch_size": 32}
-    how |= {"steps": scale.steps, "groups": groups(network, known, rates), "progress": False}
+    how |= {"steps": scale.steps, "groups": groups(network, old, rates), "progress": False}
     fit(network, data, cross_entropy, seed=seed, **how)
     return network, test
 
 
-def groups(network: nn.Module, known: set[int], rates: tuple[float, float]) -> list[dict[str, Any]]:
-    """What the source has learnt at the first rate, what is new at the second; γ does not decay."""
-    parts: dict[str, list[nn.Parameter]] = {"learnt": [], "new": [], "gamma": []}
+def groups(
+    network: nn.Module, old: list[nn.Parameter], rates: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """What is old learns at the first rate, what is new at the second; γ does not decay."""
+    before = {id(p) for p in old}
+    parts: dict[str, list[nn.Parameter]] = {"old": [], "new": [], "gamma": []}
     for name, p in network.named_parameters():
-        kind = "learnt" if id(p) in known else "gamma" if name.endswith("gamma") else "new"
         if p.requires_grad:
-            parts[kind].append(p)
-    how = {"learnt": {"lr": rates[0]}, "new": {"lr": rates[1]}}
+            new = "gamma" if name.endswith("gamma") else "new"
+            parts["old" if id(p) in before else new].append(p)
+    how = {"old": {"lr": rates[0]}, "new": {"lr": rates[1]}}
     how["gamma"] = {"lr": rates[1], "weight_decay": 0.0}
     return [{"params": ps, **how[kind]} for kind, ps in parts.items() if ps]
 
