@@ -115,7 +115,7 @@ class FineTuning(Sourced):
     steps: int = 200
     test_images: int = 4_800
     photo_sizes: tuple[int, ...] = (1, 5, 20, 100)
-    photo_steps: int = 100
+    photo_steps: int = 80
     photo_tuned_at: int = 20
     photo_test_images: int = 2_000
 
@@ -304,6 +304,20 @@ def _worse(a: str, b: str, pair: str, per_class: int) -> Decision:
 
 
 LECTURE = FineTuning(seeds=5, tuning_seeds=2, minutes=40)
+LIVE = FineTuning(
+    pairs=(PHOTOS,),
+    photo_sizes=(5,),
+    photo_steps=40,
+    photo_test_images=500,
+    seeds=12,
+    minutes=5,
+    settings={  # for the same network on digits these came out best
+        "scratch": SETTINGS["scratch"]["lr 0.008"],
+        "full": SETTINGS["full"]["lr 0.002, head 0.002"],
+        "five blocks frozen": SETTINGS["full"]["lr 0.002, head 0.002"],
+        "head only": SETTINGS["head only"]["head 0.01"],
+    },
+)
 _SLIDES = "lecture, fine-tuning, {} slide"
 _FIRST, _SECOND = (_SLIDES.format(which) for which in ("first", "third"))
 _VARIES = "each seed draws the target's images and trains its own source (ImageNet's is given)"
@@ -316,7 +330,7 @@ EXPERIMENT = Experiment(
     run=run,
     tune=tune,
     arms=("untrained head", "names", "nearest mean", *CUTS, "five blocks frozen"),
-    scales={"lecture": LECTURE},
+    scales={"lecture": LECTURE, "live": LIVE},
     claims=[
         Claim(
             "F1",

@@ -64,7 +64,7 @@ class Growing(Sourced):
     """Images a class and updates of the target, and images to test on."""
 
     per_class: int = 20
-    steps: int = 300
+    steps: int = 250
     test_images: int = 4_800
 
 
