@@ -6,6 +6,7 @@ import linecache
 import random
 import re
 import warnings
+from collections import OrderedDict
 from dataclasses import replace
 
 import nbformat
@@ -22,6 +23,8 @@ from tlcourse.exercises import (
     distillation,
     exercise,
     find,
+    fine_tuning,
+    growing,
     hint,
     lwf,
     solution,
@@ -31,10 +34,13 @@ from tlcourse.exercises._exercise import SIZES, value, verdict
 from tlcourse.exercises._exercise import _undone as undone
 from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
+from tlcourse.methods.fine_tuning import freeze, parameter_groups
+from tlcourse.methods.growing import ScaledNorm, widen
 from tlcourse.methods.lwf import lwf_loss, response_loss
 from tlcourse.methods.saliency import grad_cam
 from tlcourse.metrics import backward_transfer, forgetting
 
+NETWORKS = {"freeze", "rates_by_group", "find_the_bug_checkpoint", "widen"}  # no numbers come back
 PLANTED = [
     (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
 ]
@@ -297,7 +303,21 @@ def test_a_crash_names_the_line():
 # how an answer is called, and what it returns
 
 
+def of_scaled_norm(old, new, gamma):
+    norm = ScaledNorm([old.shape[1], new.shape[1]])
+    return torch.func.functional_call(norm, {"gamma": gamma}, torch.cat([old, new], 1))
+
+
+def of_widen(layer, head, units):
+    model = widen(nn.Sequential(OrderedDict(fc=layer, relu=nn.ReLU(), head=head)), {"fc": units})
+    return model.fc, model.head
+
+
 OF_THE_PACKAGE = {
+    "freeze": freeze,
+    "rates_by_group": parameter_groups,
+    "scaled_norm": of_scaled_norm,
+    "widen": of_widen,
     "soften": soften,
     "find_the_bug": distillation_loss,
     "loss": distillation_loss,
@@ -458,6 +478,293 @@ def test_what_the_start_of_lwf_leaves_behind():
     )
 
 
+# fine-tuning and growing
+
+
+def frozen_with(network, *, hold):
+    """Parameters by the book, and a way to hold the mode."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(False).grad = None
+    hold(network)
+    return network
+
+
+def by_a_hook(network):
+    network.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+
+
+def at_the_top(network):
+    network.eval()
+    network.train = lambda mode=True: network
+
+
+def by_a_class(network):
+    network.eval()
+    kept = {"train": lambda self, mode=True: self}
+    network.__class__ = type("Kept", (type(network),), kept)
+
+
+@pytest.mark.parametrize("hold", [by_a_hook, at_the_top, by_a_class])
+def test_to_freeze_in_another_way_is_right(hold):
+    assert said("freeze", lambda network: frozen_with(network, hold=hold)) == "Right."
+
+
+def momentum_of_zero(network):
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.momentum = 0.0
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+
+
+def test_what_still_moves_is_named():
+    text = said("freeze", lambda network: frozen_with(network, hold=momentum_of_zero))
+    assert text.splitlines()[1:] == [
+        "  buffers that move before train() is called again",
+        "  expected 'none'",
+        "  got      '0.1.num_batches_tracked'",
+    ]
+    zeroed = said(
+        "freeze", lambda network: [p.grad.zero_() for p in network.parameters()] and network
+    )
+    assert zeroed == "Not yet: nothing is frozen: parameters and buffers move as before."
+    assert said("freeze", lambda network: freeze(nn.Sequential(network))) == (
+        "Not yet: freeze the network that is given, and return it."
+    )
+
+
+def gradients_at_zero(network):
+    freeze(network)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return network
+
+
+def test_a_gradient_of_zero_is_not_none():
+    assert said("freeze", gradients_at_zero).startswith(
+        "Not yet: the gradients from before are left"
+    )
+
+
+def named_groups(network, lr, head_lr):
+    """By name, one parameter a group, some as generators and with their names."""
+    learns = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    rates = {True: head_lr, False: lr}
+    return tuple(
+        {"params": iter([(name, p)]), "lr": torch.tensor(rates["head" in name])}
+        for name, p in learns
+    )
+
+
+def test_groups_of_another_form():
+    assert said("rates_by_group", named_groups) == "Right."
+    assert said("rates_by_group", lambda network, lr, head_lr: [*network.parameters()]) == (
+        'Not yet: return a list of groups, each a dictionary with "params" and "lr".'
+    )
+    text = said(
+        "rates_by_group",
+        lambda network, lr, head_lr: [
+            {"params": network.trunk[2].weight, "lr": lr},
+            {"params": network.head.parameters()},
+        ],
+    )
+    given, part, _, got = text.split("\n")
+    assert given == "Not yet. For lr = 0.001, head_lr = 0.01"
+    assert part == "  the rates"
+    assert got == ("  got      'trunk.2.weight: 0.001; head.weight: no rate; head.bias: no rate'")
+
+
+def without_a_root_of_zero(old, new, gamma):
+    lengths = [torch.linalg.vector_norm(h, dim=1).clamp(min=1e-4)[:, None] for h in (old, new)]
+    return torch.hstack([old / lengths[0], new / lengths[1]]) * gamma
+
+
+def with_normalize(old, new, gamma):
+    return torch.cat([F.normalize(h, eps=1e-4) for h in (old, new)], 1) * gamma
+
+
+@pytest.mark.parametrize("answer", [without_a_root_of_zero, with_normalize])
+def test_a_scaled_norm_written_differently_is_right(answer):
+    assert said("scaled_norm", answer) == "Right."
+
+
+def test_a_scaled_norm_must_train_and_have_a_shape():
+    def answer(change):
+        return said("scaled_norm", lambda *blocks: change(growing.scaled_norm(*blocks)))
+
+    assert answer(lambda h: h.detach()) == f"{NO_GRADIENT}it is lost at `.detach()`."
+    assert answer(lambda h: h.tolist()) == f"{NO_GRADIENT}it is lost at `.tolist()`."
+    assert answer(lambda h: h[:, :-1]) == "Not yet: it must have shape (1, 4) here, and has (1, 3)."
+    text = said("scaled_norm", lambda *blocks: 2 * growing.scaled_norm(*blocks))
+    assert text.splitlines()[1] == "  sample 0, unit 0 (counted from 0)"
+
+
+def grown(layer, head, units, *, own, heard):
+    """With new units that are copies or nothing, and columns in the head."""
+    rows = torch.arange(layer.out_features + units) % layer.out_features
+    old = rows.eq(torch.arange(len(rows)))
+    wider, top = nn.Linear(layer.in_features, len(rows)), nn.Linear(len(rows), head.out_features)
+    own, heard = own(old, rows), heard(old, rows)
+    wider.weight = nn.Parameter(layer.weight.detach()[rows] * own[:, None])
+    wider.bias = nn.Parameter(layer.bias.detach()[rows] * own)
+    top.weight = nn.Parameter(head.weight.detach()[:, rows] * heard)
+    top.bias = head.bias
+    return wider, top
+
+
+GROWN = {
+    "shared": (lambda old, rows: 1 + 0 * rows, lambda old, rows: 1 / rows.bincount()[rows]),
+    "copies that are not heard": (lambda old, rows: 1 + 0 * rows, lambda old, rows: old),
+    "not shared": (lambda old, rows: 1 + 0 * rows, lambda old, rows: 1 + 0 * rows),
+    "nothing": (lambda old, rows: old, lambda old, rows: old),
+    "nothing, though heard": (lambda old, rows: old, lambda old, rows: 1 + 0 * rows),
+    "shared among nobody": (lambda old, rows: old, lambda old, rows: 0.5 * old),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("shared", "Right."),
+        ("copies that are not heard", "Right."),
+        ("not shared", "Not yet: the new units are copies, and the head hears them"),
+        ("nothing", "Not yet: the answers stay, but new units can never learn"),
+        ("nothing, though heard", "Not yet: the answers stay, but new units can never learn"),
+        ("shared among nobody", "Not yet. For seed = 1, old_units = 3, units = 2"),
+    ],
+)
+def test_units_may_be_added_in_several_ways(kind, expected):
+    own, heard = GROWN[kind]
+    text = said("widen", lambda layer, head, units: grown(layer, head, units, own=own, heard=heard))
+    assert text.startswith(expected)
+
+
+def in_front(layer, head, units):
+    """New units first, and their columns too."""
+    wider, top = growing.widened(layer, head, units)
+    order = torch.arange(wider.out_features).roll(units)
+    wider.weight, wider.bias = (nn.Parameter(x[order]) for x in (wider.weight, wider.bias))
+    top.weight = nn.Parameter(top.weight[:, order])
+    return wider, top
+
+
+def test_where_new_units_stand_is_free_but_their_number_is_not():
+    assert said("widen", in_front) == "Right."
+    assert said("widen", lambda layer, head, units: growing.widened(layer, head, units + 1)) == (
+        "Not yet: the wider layer must have 3 old and 2 new units, and it has 6."
+    )
+    assert said(
+        "widen", lambda layer, head, units: (growing.widened(layer, head, units)[0], head)
+    ) == ("Not yet: the head must read all units, and answer for as many classes as before.")
+    assert said("widen", lambda layer, head, units: layer) == (
+        "Not yet: return two modules, the wider layer and its head."
+    )
+    new_head = said(
+        "widen",
+        lambda layer, head, units: (
+            growing.widened(layer, head, units)[0],
+            nn.Linear(layer.out_features + units, head.out_features),
+        ),
+    )
+    assert new_head.startswith("Not yet: the head's old columns do not meet their old units")
+
+
+def to_the_trunk(network, state):
+    """The trunk's own loader is strict."""
+    network.trunk.load_state_dict(
+        {name[6:]: x for name, x in state.items() if name.startswith("trunk.")}
+    )
+    return network
+
+
+def one_by_one(network, state, *, lost=KeyError, tensors=nn.Module.state_dict, prefix="module."):
+    state = {name.removeprefix(prefix): x for name, x in state.items()}
+    for name, own in tensors(network).items():
+        if name.startswith("trunk."):
+            if name not in state or own.shape != state[name].shape:
+                raise lost(name)
+            own.data.copy_(state.pop(name))
+    return network
+
+
+class OfMyOwn(Exception):
+    pass
+
+
+@pytest.mark.parametrize("answer", [to_the_trunk, one_by_one])
+def test_a_checkpoint_loaded_in_another_way_is_right(answer):
+    assert said("find_the_bug_checkpoint", answer) == "Right."
+
+
+@pytest.mark.parametrize("lost", [ValueError, RuntimeError, AssertionError, OfMyOwn])
+def test_what_is_lost_may_be_told_by_any_error_but_a_slip(lost):
+    def answer(network, state, lost=lost):
+        return one_by_one(network, state, lost=lost)
+
+    assert said("find_the_bug_checkpoint", answer) == "Right."
+    assert said("find_the_bug_checkpoint", lambda n, s: answer(n, s, NameError)).endswith(
+        "NameError: trunk.0.weight"
+    )
+    assert said("find_the_bug_checkpoint", lambda n, s: answer(n, s, NotImplementedError)) == (
+        "Not attempted yet: trunk.0.weight."
+    )
+
+
+def as_found(network, state):
+    """As the notebook shows it."""
+    own = network.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    network.load_state_dict(fits, strict=False)
+    return network
+
+
+def refused_if_nothing_fits(network, state):
+    own = network.trunk.state_dict()
+    state = {name[6:]: x for name, x in state.items() if name.startswith("trunk.")}
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if not fits:
+        raise ValueError
+    network.trunk.load_state_dict(fits, strict=False)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (as_found, "this is the function as it was found."),
+        (refused_if_nothing_fits, 'names that begin with "module." no longer pass in silence'),
+        (
+            lambda n, s: one_by_one(n, s, tensors=lambda n: dict(n.named_parameters()), prefix=""),
+            "the buffers are lost",
+        ),
+        (lambda n, s: n.load_state_dict(s) and n, "it stops although only the head differs"),
+        (lambda n, s: n.load_state_dict(s, strict=False) and n, "`strict=False` forgives names"),
+        (lambda n, s: n.load_state_dict({}) and n, "it stops at every checkpoint"),
+    ],
+)
+def test_checkpoints_loaded_wrongly_are_diagnosed(answer, expected):
+    assert said("find_the_bug_checkpoint", answer).startswith(f"Not yet: {expected}")
+
+
+def test_a_checkpoint_that_is_not_loaded_at_all():
+    text = said("find_the_bug_checkpoint", lambda network, state: network)
+    assert text.splitlines()[1:] == [
+        "  a checkpoint with a head of another size",
+        "  expected 'all of the trunk is loaded, and the head is new'",
+        "  got      'nothing of the trunk is loaded, and the head is new'",
+    ]
+
+
+def test_what_is_left_to_train_by_freezing_it():
+    def answer(network, frozen):
+        network[:frozen].requires_grad_(False)
+        return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+    assert said("trainable", answer) == "Right."
+    given = said("trainable", lambda network, frozen: answer(network, 0)).splitlines()[0]
+    assert re.fullmatch(r"Not yet. For widths = \[\d, \d, \d, \d\], frozen = 1", given)
+
+
 # a diagnosis is only given for what it says
 
 
@@ -563,6 +870,7 @@ def test_the_entry_that_differs_is_named_and_shown():
     assert float(got[11:]) - float(expected[11:]) == pytest.approx(3e-4, rel=0.4)
 
 
+@pytest.mark.parametrize("name", [name for name in EXERCISES if name not in NETWORKS])
 @pytest.mark.parametrize("off", [3e-4, 3e-3, 0.3])
 def test_expected_and_got_never_look_alike(name, off):
     def answer(*arguments):
@@ -580,7 +888,8 @@ def listed(found):
     return found.tolist() if isinstance(found, torch.Tensor) else found
 
 
-NUMBERS = [name for name in EXERCISES if name not in {*LOSSES, "find_the_bug_lwf"}]
+TRAINED = {*LOSSES, "scaled_norm"}  # a list carries no gradient
+NUMBERS = [name for name in EXERCISES if name not in TRAINED | NETWORKS | {"find_the_bug_lwf"}]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -608,7 +917,7 @@ HALF = [torch.float16, torch.bfloat16]
 def test_half_precision_is_judged_with_its_own_rounding(name, kind):
     def answer(*arguments):
         found = EXERCISES[name].reference(*arguments)
-        if isinstance(found, tuple):
+        if name == "find_the_bug_lwf":
             return found[0].to(kind), found[1]
         return found.to(kind) if isinstance(found, torch.Tensor) else found
 
@@ -740,7 +1049,9 @@ RETURNED = {
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("exercise", ["soften", "loss", "find_the_bug_lwf"])
+@pytest.mark.parametrize(
+    "exercise", ["soften", "loss", "find_the_bug_lwf", "scaled_norm", *sorted(NETWORKS)]
+)
 @pytest.mark.parametrize("kind", [*RAISED, *RETURNED])
 def test_whatever_an_answer_does_gets_a_short_verdict(kind, exercise, capsys):
     check(exercise, (RAISED | RETURNED)[kind])
@@ -869,7 +1180,7 @@ def test_hints_come_one_by_one(capsys, monkeypatch):
 
 @pytest.mark.parametrize("ask", [find, exercise, hint, solution, lambda name: check(name, stub)])
 def test_an_unknown_name_is_refused(ask):
-    with pytest.raises(ValueError, match="there is no exercise 'soft'; there are soften, "):
+    with pytest.raises(ValueError, match="there is no exercise 'soft'; there are freeze, "):
         ask("soft")
 
 
@@ -896,16 +1207,23 @@ def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name
     assert max(map(len, text.splitlines())) <= 88
 
 
-@pytest.mark.parametrize("chapter", [distillation, attention, lwf])
+@pytest.mark.parametrize(
+    "chapter",
+    [
+        fine_tuning.EXERCISES | growing.EXERCISES,
+        distillation.EXERCISES,
+        attention.EXERCISES,
+        lwf.EXERCISES,
+    ],
+    ids=["fine_tuning", "distillation", "attention", "lwf"],
+)
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
-    core = [e.kind for e in chapter.EXERCISES.values() if e.core]
+    core = [e.kind for e in chapter.values() if e.core]
     assert sorted(core) == ["complete", "repair", "write"]
-    assert all(
-        1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in chapter.EXERCISES.values()
-    )
+    assert all(1 <= e.difficulty <= 3 and e.minutes > 0 and e.hints for e in chapter.values())
     assert len(SIZES) > 4
     assert all(
-        EXERCISES[name] is e for name, e in chapter.EXERCISES.items()
+        EXERCISES[name] is e for name, e in chapter.items()
     )  # no chapter takes another's name
 
 

@@ -2,12 +2,18 @@
 
 import sys
 
-from tlcourse.exercises import attention, distillation, lwf
+from tlcourse.exercises import attention, distillation, fine_tuning, growing, lwf
 from tlcourse.exercises._box import box, fold, source
 from tlcourse.exercises._exercise import Exercise, verdict
 from tlcourse.methods._checks import expect
 
-EXERCISES: dict[str, Exercise] = {**distillation.EXERCISES, **attention.EXERCISES, **lwf.EXERCISES}
+EXERCISES: dict[str, Exercise] = {
+    **fine_tuning.EXERCISES,
+    **growing.EXERCISES,
+    **distillation.EXERCISES,
+    **attention.EXERCISES,
+    **lwf.EXERCISES,
+}
 _given: dict[str, int] = {}  # hints so far
 
 
