@@ -217,7 +217,7 @@ def _of_table(*arms: str) -> str:
     return ", ".join(f"{arm} {lecture.SUN397['All'][arm]:.2f} %" for arm in arms)
 
 
-LECTURE = Growing(seeds=30, tuning_seeds=2, minutes=25)
+LECTURE = Growing(seeds=30, tuning_seeds=4, minutes=30)
 _TABLE = "lecture, fine-tuning, table of SUN-397; Wang 2017, section 4"
 _SETS = "lecture, fine-tuning, table of four sets; Wang 2017, section 4"
 _VARIES = "each seed draws 20 pictures of each class and trains its own source"
