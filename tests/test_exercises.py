@@ -322,7 +322,6 @@ OF_THE_PACKAGE = {
     "find_the_bug": distillation_loss,
     "loss": distillation_loss,
     "gradient": soft_target_gradient,
-    "old_gradient": soft_target_gradient,
     "old_loss": response_loss,
     "lwf": lwf_loss,
     "forgetting": forgetting,

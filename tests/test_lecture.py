@@ -117,7 +117,7 @@ def test_slips_agree_with_the_tables_that_they_quote():
         ("attention", "A4"): "4 of 4",
         ("attention", "A5"): "2 of 4",
         ("attention", "A6"): "3 of 4",
-        ("few_labels", "A9"): "CUB −1.5 and −1.5, Scenes −1.1 and −0.1",
+        ("few_labels", "A9"): "0.0 (CUB), 1.0 (Scenes)",
         ("forgetting", "L3"): "new 7 of 7",
         ("forgetting", "L4"): "new 4 of 7, 1 tie",
         ("forgetting", "L5"): "both 25 of 28",

@@ -227,6 +227,15 @@ def test_an_answer_is_folded_until_it_is_asked_for(path):
         assert cells[i].metadata["jupyter"]["source_hidden"]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_figure_comes_first_in_what_is_folded(path):
+    """JupyterLab shows the first line of a fold, and a number there would be the answer."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
+            drawn = ["image/png" in out.get("data", {}) for out in cell.outputs]
+            assert drawn[0] or not any(drawn), cell.source
+
+
 def lessons(path):
     """The later lessons of a chapter, each as a notebook of its own."""
     whole = nbformat.read(path, as_version=4)

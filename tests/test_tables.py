@@ -125,6 +125,16 @@ def test_a_count_that_cannot_be_tested_says_why(monkeypatch):
     assert "■" not in html.split("<tbody>")[1]
 
 
+@pytest.mark.parametrize("id", ["C1", "L2", "L4"])
+def test_a_claim_without_its_record_has_its_line(id, monkeypatch):
+    (entry,) = (e for e in ledger() if e.claim.id == id)
+    nothing = replace(entry, status="missing", found=Verdict("", nan, nan, nan, 0))
+    monkeypatch.setattr("tlcourse.tables.ledger", lambda: [nothing])
+    html = whole(verdicts("continual_learning")._repr_html_())
+    assert f"{entry.claim.sentence}<br>" in html
+    assert "missing</span>" in html
+
+
 @pytest.mark.parametrize(
     ("numbers", "digits", "text"),
     [

@@ -180,7 +180,7 @@ def with_interval(effect: float, low: float, high: float, digits: int | None = N
 def _drawn(entry: Entry) -> str:
     found = entry.found
     if entry.claim.decide.kind == "count":
-        return "" if _uncounted(entry) else _squares(found)
+        return _squares(found) if _number_of(entry) else ""
     margin = _margin(entry)
     band = (-float(margin[2]), float(margin[2]) * bool(margin[1])) if margin else None
     return drawn_interval(found, band=band) if isfinite(found.low) else ""

@@ -108,6 +108,19 @@ LOST_AT_THE_SIDE = """() => {
   return [...boxes, ...rest].map(name);
 }"""
 
+# full stops that begin a line, since the equation before them ends the last one
+SEVERED = """() => [...document.querySelectorAll('main mjx-container:not([display], .long)')]
+  .map(math => {
+    const range = document.createRange();
+    let after = math.nextSibling;
+    while (after?.data && !after.data.replace('\\u2060', '')) after = after.nextSibling;
+    if (!/^[.,;:!?)]/.test(after?.data ?? '') || !math.offsetParent) return '';
+    range.setStart(after, 0);
+    range.setEnd(after, 1);
+    const below = range.getBoundingClientRect().top > math.getBoundingClientRect().bottom;
+    return below ? math.closest('p, li, td, summary').textContent.slice(0, 60) : '';
+  }).filter(Boolean)"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -129,6 +142,7 @@ def test_a_chapter_lives_on_a_page_of_any_width(path, tmp_path, browser):
             tab.wait_for_timeout(300)
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             assert tab.evaluate(LOST_AT_THE_SIDE) == []
+            assert tab.evaluate(SEVERED) == []
 
 
 def with_the_widgets_of_today(path, target):

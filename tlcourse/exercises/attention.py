@@ -338,7 +338,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "attention_loss": Exercise(
         title="write the loss",
-        task="From memory, write `my_own_attention_loss(student, teacher, beta, p)` in the "
+        task="Write `my_own_attention_loss(student, teacher, beta, p)` in the "
         "paper's form: β/2 Σ ‖q_S − q_T‖₂ over the layers, mean over the images. `student` and "
         "`teacher` are lists of (N, C, H, W), with channels of their own. The teacher gets no "
         "gradient.",
@@ -402,7 +402,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "grad_cam": Exercise(
         title="Grad-CAM",
-        task="From memory, write `my_own_grad_cam(A, head, classes)`. `A` (N, C, H, W) are a "
+        task="Write `my_own_grad_cam(A, head, classes)`. `A` (N, C, H, W) are a "
         "layer's activations, `head` is the rest of the network and turns them into logits (N, "
         "K), `classes` (N,) what is asked for. Returns the maps, (N, H, W).",
         kind="write",

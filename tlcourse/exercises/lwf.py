@@ -38,13 +38,6 @@ def whole_loss(
     return F.cross_entropy(new_logits, labels) + weight * old
 
 
-def pull(z: Tensor, v: Tensor, T: float) -> Tensor:
-    """(ŷ′ − y′) / T for each image: down the slope, z moves towards v."""
-    now = (z / T).softmax(dim=1)
-    then = (v / T).softmax(dim=1)
-    return (now - then) / T
-
-
 def forgotten(R: Any) -> float:
     """The best accuracy before the last task minus that at the end, mean over tasks."""
     best = np.nanmax(R[:-1, :-1], axis=0)
@@ -117,14 +110,6 @@ def _for_lwf(g: Generator, size: int) -> dict[str, Any]:
 
 def _for_start(g: Generator, size: int) -> dict[str, Any]:
     return {"seed": size, "images": _normal(g, size, 4)}
-
-
-def _for_gradient(g: Generator, size: int) -> dict[str, Any]:
-    return {
-        "z": _normal(g, size, size + 2),
-        "v": _normal(g, size, size + 2),
-        "T": (2.0, 4.0, 0.5)[size % 3],
-    }
 
 
 def _for_matrix(g: Generator, size: int) -> dict[str, Any]:
@@ -433,39 +418,6 @@ EXERCISES: dict[str, Exercise] = {
             ),
         ],
         hints=["Two terms, one weight.", "The labels are only for the new head."],
-    ),
-    "old_gradient": Exercise(
-        title="where it pulls",
-        task="Write `my_pull(z, v, T)`: the gradient of the remembering loss at the old head's "
-        "logits `z`, with `v` recorded, per image.",
-        kind="write",
-        difficulty=2,
-        minutes=5,
-        reference=pull,
-        draw=_for_gradient,
-        mistakes=[
-            (
-                "the 1/T of the chain rule is missing.",
-                lambda z, v, T: T * pull(z, v, T),
-            ),
-            ("the sign is turned round.", lambda z, v, T: -pull(z, v, T)),
-            (
-                "T² belongs to distillation; this loss has no such factor.",
-                lambda z, v, T: T**2 * pull(z, v, T),
-            ),
-            (
-                "T has no effect on the softmaxes: both are at T = 1.",
-                lambda z, v, T: (z.softmax(1) - v.softmax(1)) / T,
-            ),
-            (
-                "z − v is the pull between logits; the loss compares probabilities.",
-                lambda z, v, T: z - v,
-            ),
-        ],
-        hints=[
-            "You met it in the chapter on distillation.",
-            "(q − p) / T, with q from z and p from v.",
-        ],
     ),
     "backward_transfer": Exercise(
         title="backward transfer",

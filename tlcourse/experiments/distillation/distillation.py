@@ -312,7 +312,8 @@ EXPERIMENT = Experiment(
             "at high temperature distillation matches zero-mean logits",
             source="lecture, knowledge distillation, high temperature; Hinton 2015, equation 4",
             decide=exact("halving error", tolerance=0.05),
-            unit="how far doubling T is from halving the error of the limit, at most, from T = 256",
+            unit="error of the limit at T over that at 2T: distance of this ratio from 2, at most, "
+            "for T from 256 to 2,048",
         ),
         _claim(
             "K8",

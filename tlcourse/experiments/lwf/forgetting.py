@@ -1,8 +1,8 @@
 """What does learning a new task cost the old one? The lecture's table, in small.
 
-A network learns an old task, then a new one in six ways. Four pairs of tasks, from near (other
-clothes) to far (clothes, then digits). Every way gets the same number of updates and starts from
-the same network with the same, already warmed-up head.
+A network learns an old task, then a new one in six ways. Four pairs of tasks, the first near (other
+clothes), the last far (clothes, then digits). Every way gets the same number of updates and starts
+from the same network with the same, already warmed-up head.
 
 Li and Hoiem 2016, table 1(a), reads relative to LwF; so does the chapter.
 """
@@ -306,6 +306,7 @@ EXPERIMENT = Experiment(
             "C1",
             "fine-tuning on a new task forgets the old one",
             source="lecture, progressive networks, first slide",
+            paper="“a significant performance drop in previous tasks”",
             decide=greater("before", "fine-tuning", "accuracy", pair="all", task="old"),
             unit="points of accuracy on the old task, before minus after, mean of four pairs",
         ),
@@ -348,7 +349,7 @@ EXPERIMENT = Experiment(
         _beats("L9", "LwF beats less-forgetting learning", "LwF", ["LFL"], ORDER, 5, unit=_OF_8),
         _claim(
             "L10",
-            "a very different new task costs LwF more of the old one",
+            "a very different new task costs LwF more of the old one, in one comparison",
             paper=f"behind joint training by {_BEHIND[-1]} points for MNIST, by "
             f"{min(_BEHIND[:-1])} to {max(_BEHIND[:-1])} elsewhere",
             decide=greater("far", "near", "points behind joint training"),

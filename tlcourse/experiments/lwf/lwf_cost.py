@@ -99,6 +99,7 @@ EXPERIMENT = Experiment(
             "LwF trains faster than joint training",
             source="lecture, distillation from old tasks; the authors' README says that their code "
             "does not (E7)",
+            paper="“faster than joint training”",
             decide=greater("joint training", "LwF", "seconds per step"),
             unit="seconds per step, joint training minus LwF",
             varies="rounds on one machine, ways in turn",
@@ -107,6 +108,7 @@ EXPERIMENT = Experiment(
             "L2",
             "LwF stores no old data",
             source="lecture, distillation from old tasks",
+            paper="“we don't have to store previous data”",
             decide=exact("difference without old data", tolerance=0.0),
             unit="largest difference of a weight, trained with the old images at hand and without",
         ),

@@ -44,10 +44,20 @@
     for (const th of table.querySelectorAll("th")) if (!th.textContent.trim() && !th.children.length) th.replaceWith(document.createElement("td"));
   }
 
+  /** No line starts with the full stop that follows an equation. */
+  function hold(math) {
+    const text = math.nextSibling, [stop] = /^[.,;:!?)\]]*/.exec(text?.data ?? "");
+    if (!stop) return;
+    const whole = Object.assign(document.createElement("span"), { className: "whole" });
+    math.before(whole);
+    whole.append(math, stop);
+    text.data = text.data.slice(stop.length);
+  }
+
   const boxes = new ResizeObserver((seen) => seen.forEach(({ target }) => reach(target)));
   const lines = new ResizeObserver((seen) => seen.forEach(({ target }) => fold(target)));
   function watch() {
-    for (const math of all("mjx-container")) if (/^[.,;:!?)\]]/.test(math.nextSibling?.data ?? "")) math.after("\u2060"); // no line starts with a full stop
+    for (const math of all("mjx-container:not([display])")) hold(math);
     for (const math of all("mjx-container:not([display])")) lines.observe(math.closest("p, li, td, th, summary, h1, h2, h3, h4, div"));
     for (const box of all("main :is(pre, .wide, mjx-container)")) boxes.observe(box);
   }

@@ -14,7 +14,7 @@ export function forgetting(R) {
 }
 
 const STYLES = ["solid", "dashed", "dotted", "dashdot"];
-const H = 74, TOP = 16, LEFT = 34, RIGHT = 6; // one panel
+const H = 94, TOP = 16, LEFT = 34, RIGHT = 6; // one panel
 const number = (x) => (Number.isNaN(x) ? "–" : (Math.abs(x) < 0.05 ? 0 : x).toFixed(1).replace("-", "−"));
 
 function render({ model, el, signal }) {
