@@ -20,7 +20,7 @@ from tlcourse.tables import (
     with_interval,
 )
 
-CHAPTERS = ["knowledge_distillation", "attention_transfer", "continual_learning"]
+CHAPTERS = ["fine_tuning", "knowledge_distillation", "attention_transfer", "continual_learning"]
 
 
 class Balanced(HTMLParser):
