@@ -78,7 +78,7 @@ def refused(said):
     ("arguments", "sentence"),
     [
         (["nonsense"], "No such command 'nonsense'."),
-        (["run", "nope"], "there is no experiment 'nope'; there are distillation"),
+        (["run", "nope"], "there is no experiment 'nope'; there are fine_tuning"),
         (
             ["run", "distillation", "--scale", "huge"],
             "distillation has no scale 'huge'; it has lecture",
@@ -103,7 +103,7 @@ def test_errors_are_one_sentence(arguments, sentence, refused):
 def test_an_error_is_no_traceback_and_exits_with_2():
     done = tlcourse("run", "nope")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no experiment 'nope'; there are distillation")
+    assert done.stderr.startswith("error: there is no experiment 'nope'; there are fine_tuning")
     assert done.stderr.count("\n") == 1
 
 
@@ -134,7 +134,8 @@ def test_list_names_experiments_scales_and_arms_by_chapter(said):
     _, out, _ = said("list")
     heads = [line for line in out.splitlines() if line[:1].strip()]
     assert [head.split()[0] for head in heads[:3]] == ["arm:", "scale:", "seed:"]
-    assert heads[3:6] == ["Knowledge distillation", "Attention transfer", "Continual learning"]
+    assert heads[3:5] == ["Fine tuning", "Knowledge distillation"]
+    assert heads[5:7] == ["Attention transfer", "Continual learning"]
     assert "\n  distillation: Does a small network" in out
     assert "\n    arms: teacher · alone · T=1" in out
     assert re.search(r"\n    lecture: \w+; \d+ seeds, about \d+ min of one core; recorded on ", out)
@@ -251,7 +252,7 @@ def test_the_claims_of_the_course_fit(said):
     _, out, _ = said("claims")
     assert fits(out)
     starts = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
-    assert starts[:4] == ["claim", "K1", "K1", "K2"]
+    assert starts[:4] == ["claim", "F1", "F2", "F3"]
     assert re.search(r"^\d+ claims, a line for each scale: \d+ \w+", out.splitlines()[-1])
 
 
