@@ -253,7 +253,7 @@ def test_the_claims_of_the_course_fit(said):
     assert fits(out)
     starts = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
     assert starts[:4] == ["claim", "F1", "F2", "F3"]
-    assert re.search(r"^\d+ claims, a line for each scale: \d+ \w+", out.splitlines()[-1])
+    assert re.search(r"^\d+ claims, a line for each scale: \d+ \w+", out, re.MULTILINE)
 
 
 def test_an_experiment_without_claims_says_so(said):
