@@ -1,7 +1,6 @@
 """Fine-tuning by target images and frozen layers, at the scale of seconds."""
 
 from copy import deepcopy
-from functools import cache
 from importlib import import_module
 
 import pandas as pd
@@ -29,24 +28,6 @@ TINY = module.LECTURE.but(
     photo_tuned_at=5,
     photo_test_images=20,
 )
-
-
-@cache
-def few(name, split="train"):
-    return load(name, split).take(slice(0, 3_000 if split == "train" else 300))
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Which images were loaded."""
-    names = []
-
-    def small(name, split="train"):
-        names.append((name, split))
-        return few(name, split)
-
-    monkeypatch.setattr(module, "load", small)
-    return names
 
 
 def tables(*rows):
@@ -134,7 +115,7 @@ def test_rates_by_layer_fall_from_layer_to_layer(asked, monkeypatch):
 
 @pytest.mark.slow
 def test_the_network_of_photos_as_a_row_of_layers_answers_as_it_does_whole():
-    x = few("fashion_mnist").pixels[:3] / 255
+    x = load("fashion_mnist", "test").pixels[:3] / 255
     whole = Enlarged(pretrained()).eval()
     with torch.no_grad():
         torch.testing.assert_close(module.photo_network()(x), whole(x))

@@ -1,6 +1,5 @@
 """Ways to grow a network, by what is tuned, at the scale of seconds."""
 
-from functools import cache
 from importlib import import_module
 
 import pandas as pd
@@ -9,7 +8,6 @@ import torch
 
 from tlcourse import lecture
 from tlcourse.claims import TUNING, judge
-from tlcourse.data import load
 from tlcourse.methods.growing import ScaledNorm
 from tlcourse.training import predict
 
@@ -18,24 +16,6 @@ module = import_module("tlcourse.experiments.fine_tuning.growing")
 CPU = torch.device("cpu")
 TINY = module.LECTURE.but(source_images=60, source_epochs=1, per_class=2, steps=3, test_images=40)
 NEW = {"fc7.new.weight", "fc7.new.bias", "scaled.gamma", "head.weight", "head.bias"}
-
-
-@cache
-def few(name, split="train"):
-    return load(name, split).take(slice(0, 3_000 if split == "train" else 300))
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Which images were loaded."""
-    names = []
-
-    def small(name, split="train"):
-        names.append((name, split))
-        return few(name, split)
-
-    monkeypatch.setattr(fine_tuning, "load", small)
-    return names
 
 
 @pytest.fixture

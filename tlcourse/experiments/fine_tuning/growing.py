@@ -221,7 +221,6 @@ LECTURE = Growing(seeds=30, tuning_seeds=4, minutes=30)
 _TABLE = "lecture, fine-tuning, table of SUN-397; Wang 2017, section 4"
 _SETS = "lecture, fine-tuning, table of four sets; Wang 2017, section 4"
 _VARIES = "each seed draws 20 pictures of each class and trains its own source"
-_POINTS = "points of error, all layers tuned"
 _BETTER = lecture.gaps(lecture.GROWN, "WA-CNN", "fine-tuning")
 _THAN_CUSTOM = lecture.gaps(lecture.GROWN, "WA-CNN", "task-customised")
 _THAN_MULTI = lecture.gaps(lecture.GROWN, "WA-CNN", "multi-task")
@@ -289,7 +288,8 @@ EXPERIMENT = Experiment(
                 "errors",
                 tuned="All",
             ),
-            unit=f"{_POINTS}: what scaling saves with WA, minus what it saves with DA",
+            unit="points of error, all layers tuned: what scaling saves with WA, minus what it "
+            "saves with DA",
             varies=_VARIES,
         ),
         Claim(
