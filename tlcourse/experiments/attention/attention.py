@@ -10,7 +10,6 @@ be asked each time.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from tlcourse import lecture
 from tlcourse.claims import Claim, Given, count, greater
 from tlcourse.data import Images, load, random_crop, random_flip, random_shift
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, tuned
+from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
 from tlcourse.methods.attention import (
     activation_loss,
     attention_map,
@@ -57,14 +56,6 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "AT+KD": {"lr": RATES[1:], "T": (4.0, 20.0), "alpha": (0.5, 0.9), "beta": (3.0,)},
 }
 OWN = tuple(arm for arm in GRIDS if arm != "alone")  # what a teacher adds something to
-
-
-def combinations(grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Every setting that a grid of values holds, by a name that says them."""
-    every = [dict(zip(grid, values)) for values in product(*grid.values())]
-    return {", ".join(f"{key} {value:g}" for key, value in one.items()): one for one in every}
-
-
 SETTINGS = {arm: combinations(grid) for arm, grid in GRIDS.items()}
 MAPPINGS: dict[str, dict[str, Any]] = {
     "sum, p = 1": {"p": 1},

@@ -22,14 +22,13 @@ from tlcourse.experiments.attention.attention import (
     AUGMENTED,
     Setting,
     Teacher,
-    combinations,
     objective,
     percent,
     recorded,
     residual_network,
 )
 from tlcourse.experiments.attention.attention import LECTURE as TABLE
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, tuned
+from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
 from tlcourse.methods.fine_tuning import replace_head
 from tlcourse.models import pretrained
 from tlcourse.training import Augmentation, cross_entropy, fit, seed_everything
