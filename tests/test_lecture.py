@@ -51,6 +51,7 @@ def test_gaps_and_tallies_by_hand():
 def test_methods_are_called_as_the_experiments_call_them():
     arms = {arm for experiment in EXPERIMENTS.values() for arm in experiment.arms}
     ours = {*lecture.MNIST, *lecture.CIFAR10["WRN-16-1 ← 16-2"], *lecture.CUB_AND_SCENES["CUB"]}
+    ours |= {*lecture.JACOBIANS["1"], *lecture.SCENES["5"]}
     assert ours | {*lecture.LWF_OLD["I→VOC"]} - {"accuracy of LwF"} <= arms
 
 
@@ -118,6 +119,12 @@ def test_slips_agree_with_the_tables_that_they_quote():
         ("attention", "A5"): "2 of 4",
         ("attention", "A6"): "3 of 4",
         ("few_labels", "A9"): "0.0 (CUB), 1.0 (Scenes)",
+        ("few_data", "J3"): "+6.42 at 5, +5.63 at 10",
+        ("few_data", "J4"): "−2.08 at 500",
+        ("few_data", "J5"): "−0.09 at 100, −5.26 at 500",
+        ("few_data", "J8"): "5 of 6",
+        ("distant", "J6"): "10 of 10",
+        ("distant", "J7"): "5 of 5",
         ("forgetting", "L3"): "new 7 of 7",
         ("forgetting", "L4"): "new 4 of 7, 1 tie",
         ("forgetting", "L5"): "both 25 of 28",

@@ -1,4 +1,4 @@
-"""A few images for the experiments on fine-tuning and on growing, and which were asked for."""
+"""A few images for experiments, and which were asked for."""
 
 from functools import cache
 from importlib import import_module
@@ -6,6 +6,8 @@ from importlib import import_module
 import pytest
 
 from tlcourse.data import load
+
+JACOBIANS = ("jacobian_matching.few_data", "jacobian_matching.distant")
 
 
 @cache
@@ -22,6 +24,6 @@ def asked(monkeypatch):
         names.append((name, split))
         return few(name, split)
 
-    fine_tuning = import_module("tlcourse.experiments.fine_tuning.fine_tuning")
-    monkeypatch.setattr(fine_tuning, "load", small)
+    for name in ("fine_tuning.fine_tuning", *JACOBIANS):
+        monkeypatch.setattr(import_module(f"tlcourse.experiments.{name}"), "load", small)
     return names

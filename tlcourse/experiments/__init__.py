@@ -18,6 +18,7 @@ CHAPTERS = [
     "fine_tuning",
     "distillation",
     "attention",
+    "jacobian_matching",
     "lwf",
 ]  # in the order of the lecture; others come after
 
