@@ -51,7 +51,10 @@ def pool():
 
 @pytest.fixture
 def network(pool):
-    return train_teacher(TINY, pool, 0)
+    """A teacher that has learnt little, but says it aloud."""
+    network = train_teacher(TINY, pool, 0)
+    network.head.weight.data *= 100
+    return network
 
 
 @pytest.fixture
@@ -129,11 +132,16 @@ def test_the_teacher_knows_nothing_that_the_largest_subset_does_not_hold(asked, 
     assert len(teacher.weights) > 2 * len(students[0].weights)
 
 
-def test_arms_begin_alike_and_see_the_same_batches(pool, network, fits):
+def test_arms_begin_alike_and_see_the_same_batches(pool, network, fits, monkeypatch):
+    labels, how = [], module.objective
+    monkeypatch.setattr(
+        module, "objective", lambda *a, **k: labels.append(k["labels"]) or how(*a, **k)
+    )
     for case in cases(TINY.but(steps=3), pool, network, 10, 0):
         case.train(next(iter(case.settings.values())))
         assert case.at == {"tuned_at": 5}
     assert len(fits) == len(SETTINGS)
+    assert labels == ["CE" in arm for arm in SETTINGS]
     for fit in fits[1:]:
         assert torch.equal(fit.weights, fits[0].weights)
         assert fit.index == fits[0].index
@@ -204,6 +212,7 @@ def test_every_arm_chooses_among_four():
     [
         ([3, 1, -1], 10**1.5),
         ([3, 3, -1], 10**1.75),
+        ([3, 0.5, -0.5], 10**1.5),
         ([-1, 1, -1], 10**1.5),
         ([1, -1, 2], 100),
         ([1, 1, 1], 100),
