@@ -156,7 +156,7 @@ def recorded(network: nn.Module, images: Images) -> Teacher:
 
 
 def objective(teacher: Teacher, setting: Setting, labels: bool = True) -> Objective:
-    """Labels, unless left out, and what a setting gives a weight; of noisy inputs, where it has a σ."""
+    """Labels, unless left out, and what a setting weighs; of noisy inputs where it has a σ."""
 
     def minimise(net: nn.Module, batch: Batch) -> Tensor:
         x, said, rows = batch.x, teacher.logits[batch.index], teacher.rows[batch.index]
