@@ -109,7 +109,7 @@ def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
 
 
 def picture(axes: Axes, pixels: Any, title: str = "") -> None:
-    """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper, every pixel to be seen."""
+    """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper, pixel by pixel."""
     axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r", interpolation="nearest")
     axes.axis("off")
     axes.set_title(title, loc="center")
