@@ -89,6 +89,8 @@ def run(scale: Growing, seed: int, device: torch.device) -> Iterator[Row]:
             yield from pace(case.arm, "end", network, test)
     for arm in GROWTHS:
         yield Row(arm, "gain of tuning all", found[arm]["New"] - found[arm]["All"])
+        moved = found["fine-tuning"]["FC6-new"]  # nothing grows, old layers move instead
+        yield Row(arm, "gap to moving old layers", found[arm]["New"] - moved)
 
 
 def tune(scale: Growing, seed: int, device: torch.device) -> Iterator[Row]:
