@@ -335,16 +335,12 @@ def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]
     for i, (name, heights) in enumerate(groups.items()):
         look = LOOKS.get(name, {"color": f"C{i}", "hatch": ""})
         places = np.arange(len(ticks)) + (i - (len(groups) - 1) / 2) * width
-        axes.bar(
-            places,
-            heights,
-            width * 0.92,
-            color=look["color"],
-            hatch=look["hatch"],
-            edgecolor="white",
-            linewidth=0,
-            label=name,
-        )
+        drawn: dict[str, Any] = {
+            "color": look["color"],
+            "hatch": look["hatch"],
+            "edgecolor": "white",
+        }
+        axes.bar(places, heights, width * 0.92, linewidth=0, label=name, **drawn)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.grid(axis="x", visible=False)
 
@@ -356,23 +352,11 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     """
     for y, (name, row) in enumerate(table.iterrows()):
         look = LOOKS.get(str(name), LOOKS["distilled"])
-        axes.plot(
-            [row["low"], row["high"]],
-            [y, y],
-            color=look["color"],
-            linewidth=3,
-            solid_capstyle="butt",
-            alpha=0.45,
-        )
+        line: dict[str, Any] = {"color": look["color"], "linewidth": 3, "alpha": 0.45}
+        axes.plot([row["low"], row["high"]], [y, y], solid_capstyle="butt", **line)
         axes.plot(row["mean"], y, look["marker"], color=look["color"], markersize=8)
-        axes.annotate(
-            f"{row['mean']:.0f}",
-            (row["high"], y),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-            color="#444444",
-        )
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": "#444444"}
+        axes.annotate(f"{row['mean']:.0f}", (row["high"], y), (8, 0), **beside)
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)

@@ -156,8 +156,8 @@ def cases(
             data = seen(target.pool.per_class(n, seed))
             begin = partial(beginning, target, arm, cut, seed)
             learn = partial(_errors, arm, begin, data, test, steps, seed)
-            at = {"network": "ImageNet's" if target.photos else "ConvNet"}
-            at["tuned_at"] = tuned_at(tuned_sizes(scale, target), n)
+            network = "ImageNet's" if target.photos else "ConvNet"
+            at = {"network": network, "tuned_at": tuned_at(tuned_sizes(scale, target), n)}
             yield Case(arm, SETTINGS[arm], learn, at), n
 
 
