@@ -23,7 +23,7 @@ def expect_counts(what: str, *numbers: object) -> None:
     expect(bool(whole) and all(whole), f"{what} >= 1, got {came}")
 
 
-def expect_labels(labels: Tensor, logits: Tensor) -> None:
+def expect_labels(labels: Tensor, logits: Tensor, name: str = "labels") -> None:
     """Raise ValueError unless labels are whole numbers (N,) in [0, K), for logits (N, K).
 
     The range is looked at on a CPU only: elsewhere it would have to wait for the device.
@@ -31,17 +31,17 @@ def expect_labels(labels: Tensor, logits: Tensor) -> None:
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape (N, K), got {tuple(logits.shape)}")
     if not isinstance(labels, Tensor):
-        raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
+        raise ValueError(f"{name} must be a tensor, got {type(labels).__name__}")
     if labels.shape != logits.shape[:1]:
         got = tuple(labels.shape)
-        raise ValueError(f"labels must have shape ({len(logits)},) like the logits, got {got}")
+        raise ValueError(f"{name} must have shape ({len(logits)},) like the logits, got {got}")
     if labels.dtype not in WHOLE:
-        raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+        raise ValueError(f"{name} must be whole numbers, got {labels.dtype}")
     if labels.is_cpu and len(labels):
         low, high = (int(end) for end in labels.long().aminmax())
         K = logits.shape[1]
         if low < 0 or high >= K:
-            raise ValueError(f"labels must be in [0, {K}), got {low} to {high}")
+            raise ValueError(f"{name} must be in [0, {K}), got {low} to {high}")
 
 
 def class_labels(labels: Tensor, logits: Tensor) -> Tensor:
