@@ -19,6 +19,7 @@ from tlcourse.methods.jacobian import (
     attention_jacobian,
     class_jacobian,
     jacobian_loss,
+    logits_and_jacobian,
     sobolev_loss,
 )
 
@@ -106,6 +107,18 @@ def test_the_row_is_not_differentiable_by_the_weights_unless_asked_for(device):
     J.square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     assert net[0].weight.grad.abs().max() > 0
+
+
+def test_logits_and_row_come_from_one_pass_and_both_teach():
+    net, asked = smooth(), []
+    net.register_forward_hook(lambda *seen: asked.append(len(seen[1][0])))
+    logits, J = logits_and_jacobian(net, x, classes, create_graph=True)
+    assert asked == [5]  # four samples and the probe
+    assert_close(logits, net(x))
+    assert_close(J, class_jacobian(net, x, classes))
+    for part in (logits, J):
+        assert torch.autograd.grad(part.square().sum(), net[0].weight, retain_graph=True)[0].any()
+    assert not any(part.requires_grad for part in logits_and_jacobian(net, x, classes))
 
 
 def test_model_and_pixels_are_left_as_they_were_whoever_asks():

@@ -68,9 +68,21 @@ def class_jacobian(model: Model, x: Tensor, classes: Tensor, create_graph: bool 
     answer that is no logits or does not depend on x, and a model that mixes samples, as BatchNorm
     in training mode does. Srinivas and Fleuret 2018, equation 10.
     """
+    return logits_and_jacobian(model, x, classes, create_graph)[1]
+
+
+def logits_and_jacobian(
+    model: Model, x: Tensor, classes: Tensor, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The logits (N, K) too, of the same pass: a loss on both needs no second one.
+
+    The rest is as for `class_jacobian`; with create_graph the logits have a gradient as well.
+    """
     with torch.inference_mode(False), torch.enable_grad():
-        logits, inputs = _ask(model, x)
-        return _row(_samples(logits, x), "classes", classes, inputs, create_graph)
+        answer, inputs = _ask(model, x)
+        logits = _samples(answer, x)
+        J = _row(logits, "classes", classes, inputs, create_graph)
+    return logits if create_graph else logits.detach(), J
 
 
 def attention_jacobian(
