@@ -102,13 +102,36 @@ def test_a_scheme_says_in_words_what_it_shows(shown):
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
-        ([("nobody", "label", "CE")], "a loss needs a block, and there is no 'nobody'"),
+        ([("nobody", "label", "CE")], "needs a block, and there is no 'nobody'"),
         ([("head", "label", "CE")], "'head' must name one block, got 2"),
     ],
 )
 def test_a_loss_needs_a_block(losses, said, shown):
     with pytest.raises(ValueError, match=said):
         plots.scheme(two_rows(losses=losses))
+    plt.close("all")
+
+
+def test_a_join_goes_from_the_side_of_a_block_to_that_of_another(shown, monkeypatch):
+    arrows = []
+    monkeypatch.setattr(
+        plots.Axes, "annotate", lambda _, text, end, start, **__: arrows.append((start, end))
+    )
+    rows = {"net": plots.frozen("fc6", "fc7") + plots.new("head"), "": [None, *plots.new("more")]}
+    plots.scheme(plots.Scheme(rows, [("head", "label", "CE")], joins=[("more", "head")]))
+    assert "more also goes to head." in shown[0][1]["image/png"]["alt"]
+    right, left = plots.ACROSS + plots.WIDE, 2 * plots.ACROSS
+    (join,) = [
+        (start, end)
+        for start, end in arrows
+        if start[1] < -plots.DOWN / 2 and end[1] > -plots.DOWN / 2 and start[0] < end[0]
+    ]
+    assert (join[0][0], join[1][0]) == pytest.approx((right, left), abs=0.1)
+
+
+def test_a_join_needs_blocks(shown):
+    with pytest.raises(ValueError, match="a loss or a join needs a block, and there is no 'fc9'"):
+        plots.scheme(two_rows(joins=[("second head", "fc9")]))
     plt.close("all")
 
 

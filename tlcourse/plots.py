@@ -109,8 +109,8 @@ def label_lines(axes: Axes, *, gap: float = 0.055) -> None:
 
 
 def picture(axes: Axes, pixels: Any, title: str = "") -> None:
-    """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper."""
-    axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r")
+    """Draw one grey image, (1, H, W) or (H, W), dark on light as on paper, pixel by pixel."""
+    axes.imshow(np.asarray(pixels).squeeze(), cmap="gray_r", interpolation="nearest")
     axes.axis("off")
     axes.set_title(title, loc="center")
 
@@ -176,13 +176,14 @@ class Scheme:
     from the row above, which is how a trunk has two heads. Names of blocks in one scheme differ, or
     are written "row: block" in losses. losses: (block, what it is compared with, name of the loss);
     the latter is a block of another row, or any text, such as "label". inputs: what comes in, by
-    row.
+    row. joins: what else a block hears, (from, to).
     """
 
     rows: Mapping[str, Sequence[Block | None]]
     losses: Sequence[tuple[str, str, str]]
     inputs: str = "images"
     title: str = ""
+    joins: Sequence[tuple[str, str]] = ()
 
     def places(self) -> Iterator[tuple[str, Block, int, int]]:
         """Every block with its row's name, its row and its column."""
@@ -197,6 +198,12 @@ class Scheme:
         expect(len(found) <= 1, f"{wanted!r} must name one block, got {len(found)}")
         return found[0] if found else None
 
+    def place(self, block: str) -> tuple[int, int]:
+        """Row and column of a block. Raises ValueError where there is none."""
+        found = self.find(block)
+        expect(found is not None, f"a loss or a join needs a block, and there is no {block!r}")
+        return found or (0, 0)
+
     def alt(self) -> str:
         """The picture in words."""
         nets = "; ".join(
@@ -204,7 +211,8 @@ class Scheme:
             for name, blocks in self.rows.items()
         )
         losses = "; ".join(f"{a} is compared with {b} by {loss}" for a, b, loss in self.losses)
-        return " ".join(f"{self.title}: {nets}. {losses}.".removeprefix(": ").split())
+        joins = "".join(f" {a} also goes to {b}." for a, b in self.joins)
+        return " ".join(f"{self.title}: {nets}.{joins} {losses}.".removeprefix(": ").split())
 
 
 WIDE, HIGH, ACROSS, DOWN = 1.5, 0.72, 1.95, 1.45  # a block, and from one to the next
@@ -214,20 +222,23 @@ INK, FAINT = "#333333", "#555555"
 def scheme(*schemes: Scheme, columns: int | None = None) -> None:
     """Show one or several schemes, with one legend below.
 
-    Raises ValueError for a loss of a block that is not there.
+    Raises ValueError for a loss or a join of a block that is not there.
     """
     across = columns or len(schemes)
-    down = -(-len(schemes) // across)
     wide = max(max(map(len, one.rows.values())) for one in schemes) * ACROSS
-    high = max(len(one.rows) for one in schemes) * DOWN
+    lines = [schemes[i : i + across] for i in range(0, len(schemes), across)]
+    high = [max(len(one.rows) for one in line) * DOWN + 0.2 for line in lines]
     right = max(_beside(one) for one in schemes)
-    size = (max(6.2, across * (wide + 1.3 + right) * 0.62), down * (high + 0.4) * 0.62 + 0.4)
-    fig, places = figure(down, across, size=size, squeeze=False)
-    for axes, one in zip(places.flat, schemes):
-        axes.set(xlim=(-1.4, wide - ACROSS + WIDE + right), ylim=(-high + 0.55, 0.75))
-        axes.set_aspect("equal")
-        axes.set_title(one.title, weight="bold", loc="center")
-        _draw(axes, one)
+    tall = sum(high) * 0.62 + 0.4 + 0.3 * len(lines)  # a line of titles above each
+    size = (max(6.2, across * (wide + 1.3 + right) * 0.62), tall)
+    ratios = {"height_ratios": high}
+    fig, places = figure(len(lines), across, size=size, squeeze=False, gridspec_kw=ratios)
+    for line, row, height in zip(lines, places, high):
+        for axes, one in zip(row, line):
+            axes.set(xlim=(-1.4, wide - ACROSS + WIDE + right), ylim=(0.75 - height, 0.75))
+            axes.set_aspect("equal")
+            axes.set_title(one.title, weight="bold", loc="center")
+            _draw(axes, one)
     for axes in places.flat:
         axes.axis("off")
     kinds = {block.kind for one in schemes for _, block, _, _ in one.places()}
@@ -270,17 +281,27 @@ def _draw(axes: Axes, one: Scheme) -> None:
         words = axes.text(x + WIDE / 2, y, block.name, ha="center", va="center", fontsize=9)
         if block.kind == "frozen":
             words.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
+    for a, b in one.joins:
+        _draw_join(axes, one.place(a), one.place(b))
     for loss in one.losses:
         _draw_loss(axes, one, *loss)
     for row, blocks in enumerate(one.rows.values()):
         _draw_gradient(axes, one, row, blocks)
 
 
+def _draw_join(axes: Axes, here: tuple[int, int], there: tuple[int, int]) -> None:
+    """A slanting arrow from the side of one block to that of another."""
+    (row, column), (to_row, to_column) = here, there
+    slant = 0.15 * (row - to_row)  # so that it does not end where another arrow does
+    start = column * ACROSS + WIDE, slant - row * DOWN
+    end = to_column * ACROSS - 0.02, -slant - to_row * DOWN
+    style = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=style)
+
+
 def _draw_loss(axes: Axes, one: Scheme, a: str, b: str, loss: str) -> None:
     """An arrow with two heads between two blocks, or from a block to what stands beside it."""
-    here, there = one.find(a), one.find(b)
-    expect(here is not None, f"a loss needs a block, and there is no {a!r}")
-    row, column = here or (0, 0)
+    (row, column), there = one.place(a), one.find(b)
     words: dict[str, Any] = {"fontsize": 8.5, "color": VERMILLION}
     x, y = column * ACROSS + WIDE, -row * DOWN
     ends = (x + 0.02, y), (x + _length(loss), y)
@@ -314,16 +335,12 @@ def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]
     for i, (name, heights) in enumerate(groups.items()):
         look = LOOKS.get(name, {"color": f"C{i}", "hatch": ""})
         places = np.arange(len(ticks)) + (i - (len(groups) - 1) / 2) * width
-        axes.bar(
-            places,
-            heights,
-            width * 0.92,
-            color=look["color"],
-            hatch=look["hatch"],
-            edgecolor="white",
-            linewidth=0,
-            label=name,
-        )
+        drawn: dict[str, Any] = {
+            "color": look["color"],
+            "hatch": look["hatch"],
+            "edgecolor": "white",
+        }
+        axes.bar(places, heights, width * 0.92, linewidth=0, label=name, **drawn)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.grid(axis="x", visible=False)
 
@@ -335,23 +352,11 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     """
     for y, (name, row) in enumerate(table.iterrows()):
         look = LOOKS.get(str(name), LOOKS["distilled"])
-        axes.plot(
-            [row["low"], row["high"]],
-            [y, y],
-            color=look["color"],
-            linewidth=3,
-            solid_capstyle="butt",
-            alpha=0.45,
-        )
+        line: dict[str, Any] = {"color": look["color"], "linewidth": 3, "alpha": 0.45}
+        axes.plot([row["low"], row["high"]], [y, y], solid_capstyle="butt", **line)
         axes.plot(row["mean"], y, look["marker"], color=look["color"], markersize=8)
-        axes.annotate(
-            f"{row['mean']:.0f}",
-            (row["high"], y),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-            color="#444444",
-        )
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": "#444444"}
+        axes.annotate(f"{row['mean']:.0f}", (row["high"], y), (8, 0), **beside)
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)

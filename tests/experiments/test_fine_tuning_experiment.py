@@ -25,7 +25,8 @@ TINY = module.LECTURE.but(
     test_images=40,
     photo_sizes=(1, 5, 20),
     photo_steps=1,
-    photo_tuned_at=5,
+    tuned_sizes=(1, 5),
+    photo_tuned_sizes=(5,),
     photo_test_images=20,
 )
 
@@ -149,3 +150,12 @@ def test_a_source_is_learnt(asked):
     assert accuracy(network, module.images_of("digits 0-4")) > 0.6
     again = module.source_network(scale, "digits 0-4", 0, CPU)
     assert torch.equal(network[0].conv.weight, again[0].conv.weight)
+
+
+@pytest.mark.parametrize(("n", "at"), [(1, 1), (2, 1), (5, 5), (20, 20), (100, 20)])
+def test_a_size_takes_the_rates_of_the_largest_tuned_one_not_above_it(n, at):
+    assert module.tuned_at(module.LECTURE.tuned_sizes, n) == at
+
+
+def test_where_all_tuned_sizes_are_larger_the_smallest_is_taken():
+    assert module.tuned_at((20, 50), 1) == 20

@@ -30,7 +30,7 @@ def tables(*rows):
 def test_tuning_and_seeds_hold_what_the_claims_ask_for(asked):
     tuning = tables(*((TUNING, row) for row in module.tune(TINY, TUNING, CPU)))
     assert {split for _, split in asked} == {"train"}
-    assert set(tuning.groupby(["arm", "tuned"])["setting"].nunique()) == {4}
+    assert set(tuning.groupby(["arm", "tuned"])["setting"].nunique()) == {len(module.SETTINGS)}
     settled = TINY.settle(tuning)
     rows = tables(*((seed, row) for seed in (0, 1) for row in module.run(settled, seed, CPU)))
     keys = ["seed", "arm", "metric", "tuned", "units", "when"]
@@ -44,6 +44,9 @@ def test_tuning_and_seeds_hold_what_the_claims_ask_for(asked):
     gain = rows[(rows["metric"] == "gain of tuning all") & (rows["arm"] == "WA, scaled")]
     by = errors[errors["arm"] == "WA, scaled"].pivot(index="seed", columns="tuned", values="value")
     assert gain["value"].tolist() == pytest.approx((by["New"] - by["All"]).tolist())
+    gap = rows[(rows["metric"] == "gap to moving old layers") & (rows["arm"] == "WA, scaled")]
+    tuned = errors[(errors["arm"] == "fine-tuning") & (errors["tuned"] == "FC6-new")]["value"]
+    assert gap["value"].tolist() == pytest.approx((by["New"] - tuned.to_numpy()).tolist())
 
 
 @pytest.mark.parametrize(
