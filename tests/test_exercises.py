@@ -1,5 +1,6 @@
 """Exercises judge: right answers in any form, planted mistakes, stubs, crashes."""
 
+import copy
 import inspect
 import io
 import linecache
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, hessian, jacrev, vmap
 
 from tlcourse.exercises import (
     EXERCISES,
@@ -26,7 +28,9 @@ from tlcourse.exercises import (
     fine_tuning,
     growing,
     hint,
+    jacobian,
     lwf,
+    on_average,
     solution,
 )
 from tlcourse.exercises._box import source
@@ -36,10 +40,12 @@ from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
 from tlcourse.methods.fine_tuning import freeze, parameter_groups
 from tlcourse.methods.growing import ScaledNorm, widen
+from tlcourse.methods.jacobian import class_jacobian, jacobian_loss
 from tlcourse.methods.lwf import lwf_loss, response_loss
 from tlcourse.methods.saliency import grad_cam
 from tlcourse.metrics import backward_transfer, forgetting
 
+OF_ROWS = list(jacobian.EXERCISES | on_average.EXERCISES)
 NETWORKS = {"freeze", "rates_by_group", "find_the_bug_checkpoint", "widen"}  # no numbers come back
 PLANTED = [
     (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
@@ -313,6 +319,19 @@ def of_widen(layer, head, units):
     return model.fc, model.head
 
 
+def with_the_packages_rows(student, teacher, x, labels, weight):
+    s, c = student(x), teacher(x).argmax(1)
+    rows = class_jacobian(student, x, c, create_graph=True), class_jacobian(teacher, x, c)
+    return F.cross_entropy(s, labels) + weight * jacobian_loss(*rows)
+
+
+def of_class_jacobian(model, x, classes):
+    """In training mode it refuses."""
+    J = class_jacobian(model.eval(), x, classes, create_graph=True)
+    model.train()
+    return J
+
+
 OF_THE_PACKAGE = {
     "freeze": freeze,
     "rates_by_group": parameter_groups,
@@ -322,6 +341,9 @@ OF_THE_PACKAGE = {
     "find_the_bug": distillation_loss,
     "loss": distillation_loss,
     "gradient": soft_target_gradient,
+    "class_jacobian": of_class_jacobian,
+    "jacobian_loss": jacobian_loss,
+    "find_the_bug_jacobian": with_the_packages_rows,
     "old_loss": response_loss,
     "lwf": lwf_loss,
     "forgetting": forgetting,
@@ -394,7 +416,8 @@ def test_a_stub_in_part(name):
 # what must train
 
 
-LOSSES = ["loss", "find_the_bug", "attention_loss", "find_the_bug_attention", "old_loss", "lwf"]
+LOSSES = ["loss", "find_the_bug", "attention_loss", "find_the_bug_attention", "jacobian_loss"]
+LOSSES += ["old_loss", "lwf"]
 
 
 def without_gradient(loss):
@@ -444,7 +467,7 @@ def test_a_loss_that_is_no_number_is_told(name):
     assert said(name, lambda *a: [EXERCISES[name].reference(*a)]) == f"{wanted}list."
 
 
-@pytest.mark.parametrize("name", ["loss", "old_loss", "lwf"])
+@pytest.mark.parametrize("name", ["loss", "jacobian_loss", "old_loss", "lwf"])
 def test_a_loss_that_changes_its_arguments_is_told(name):
     def answer(*arguments):
         arguments[0].mul_(2)
@@ -764,6 +787,242 @@ def test_what_is_left_to_train_by_freezing_it():
     assert re.fullmatch(r"Not yet. For widths = \[\d, \d, \d, \d\], frozen = 1", given)
 
 
+# matching Jacobians
+
+
+def in_a_loop(model, x, classes):
+    model.eval()
+    rows = []
+    for one, c in zip(x, classes):
+        pixels = one[None].clone().requires_grad_()
+        rows.append(torch.autograd.grad(model(pixels)[0, c], pixels, create_graph=True)[0])
+    model.train()
+    return torch.cat(rows)
+
+
+def by_vmap(model, x, classes):
+    model.eval()
+    rows = vmap(jacrev(lambda one: model(one[None])[0]))(x)[range(len(x)), classes]
+    model.train()
+    return rows
+
+
+def by_a_copy_with_its_weights(model, x, classes):
+    weights, x = dict(model.named_parameters()), x.detach().requires_grad_()
+    z = functional_call(copy.deepcopy(model).eval(), weights, x)
+    one_hot = F.one_hot(classes, z.shape[1]).to(z)
+    return torch.autograd.grad(z, x, one_hot, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("answer", [in_a_loop, by_vmap, by_a_copy_with_its_weights])
+def test_a_row_found_in_another_way_is_right(answer):
+    assert said("class_jacobian", answer) == "Right."
+
+
+def quick(model, x, classes):
+    x.requires_grad_()
+    model(x)[range(len(x)), classes].sum().backward()
+    return x.grad
+
+
+def forgotten_at_the_end(model, x, classes):
+    return jacobian.row_of_class(model, x, classes).detach()
+
+
+def frozen_first(model, x, classes):
+    return jacobian.row_of_class(model.requires_grad_(False), x, classes)
+
+
+def test_what_is_left_behind_by_a_row():
+    text = said("class_jacobian", quick)
+    assert text.startswith("Not yet: `backward` leaves gradients in the weights and in x, which")
+    assert "BatchNorm mixes the rows" in text
+    assert said("class_jacobian", forgotten_at_the_end).startswith("Not yet: the numbers are right")
+    assert "expected numbers of shape" in said("class_jacobian", frozen_first)
+    assert said("class_jacobian", lambda m, x, c: jacobian.row_of_class(m, x, c).flatten(1)) == (
+        "Not yet: return a tensor of the shape of x, (2, 1, 2, 2); got (2, 4)."
+    )
+
+    def left(model, x, classes):
+        model[2].num_batches_tracked += 1
+        return jacobian.row_of_class(model, x, classes)
+
+    assert said("class_jacobian", left).splitlines()[1:] == [
+        "  the model afterwards",
+        "  expected 'as it was'",
+        "  got      'with other averages'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: copy.deepcopy(m).requires_grad_(False)]
+)
+def test_rows_of_a_copy_train_no_model(copied):
+    text = said("class_jacobian", lambda m, x, c: jacobian.row_of_class(copied(m), x, c))
+    assert text.startswith("Not yet: the rows carry a graph, but not of the model's weights")
+
+
+def test_to_refuse_is_no_answer_here():
+    assert "mixes the samples of a batch" in said("class_jacobian", class_jacobian)
+
+
+def test_the_row_of_the_exercise_is_each_samples_own():
+    model = jacobian.small_network(3, 4, 3, nn.BatchNorm1d(6)).eval()
+    x, c = torch.randn(5, 1, 2, 2), torch.tensor([0, 2, 1, 1, 0])
+    torch.testing.assert_close(jacobian.row_of_class(model, x, c), class_jacobian(model, x, c))
+
+
+def by_a_cosine(J_student, J_teacher):
+    """2 − 2 cos of living rows; a row of zeros is 1 away from all."""
+    S, T = J_student.flatten(1), J_teacher.detach().flatten(1).double()
+    lengths = [J.norm(dim=1).clamp(min=1e-12) for J in (S, T)]
+    near = (S * T).sum(1) / (lengths[0] * lengths[1])
+    return (sum((J.norm(dim=1) > 0).float() for J in (S, T)) - 2 * near).mean()
+
+
+def with_the_floor_added(J_student, J_teacher):
+    rows = (J.reshape(len(J), -1) for J in (J_student, J_teacher))
+    q = [J / (J.norm(dim=1) + 1e-12)[:, None] for J in rows]
+    return torch.linalg.vector_norm(q[0] - q[1].detach(), dim=1).pow(2).mean()
+
+
+@pytest.mark.parametrize("answer", [by_a_cosine, with_the_floor_added])
+def test_directions_compared_in_another_way_are_right(answer):
+    assert said("jacobian_loss", answer) == "Right."
+
+
+def test_a_floor_that_is_too_high_is_seen():
+    def floor(eps):
+        def answer(J_student, J_teacher):
+            q = [F.normalize(J.flatten(1), eps=eps) for J in (J_student, J_teacher.detach())]
+            return (q[0] - q[1]).square().sum(1).mean()
+
+        return said("jacobian_loss", answer)
+
+    assert floor(1e-12) == "Right."
+    assert floor(1e-6).startswith("Not yet: a short row counts as none")
+    assert floor(1e-7).startswith("Not yet. For J_student = ")
+
+
+def all_of_J(model, x):
+    return vmap(jacrev(lambda one: model(one[None])[0]))(x)
+
+
+def projected(model, x, v):
+    J = all_of_J(model, x)
+    return torch.einsum("nk,nkd->nd", F.normalize(v), J).pow(2).sum(1) * v.shape[1]
+
+
+def test_the_estimate_is_right_on_average():
+    model, x = jacobian.small_network(1, 3, 4), torch.randn(1, 3)
+    v = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
+    expected = all_of_J(model, x).square().sum()
+    many = on_average.estimated(model, x.expand(len(v), 3), v)
+    assert abs(many.mean() - expected) < 5 * many.std() / len(v) ** 0.5
+    assert said("projections", projected) == "Right."
+
+
+def test_the_second_form_of_the_noise_is_right_to_its_order():
+    """Against an average over all signs of noise at the points of a quadrature, in two pixels."""
+    model = jacobian.small_network(1, 2, 2).double()
+    x = torch.tensor([0.3, -0.5], dtype=torch.float64)
+    points, weights = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(20))
+    noise, weights = torch.cartesian_prod(points, points), torch.outer(weights, weights).flatten()
+
+    def one(x):
+        return model(x[None])[0]
+
+    traces = torch.einsum("kii->k", hessian(one)(x))
+
+    def missed(sigma):
+        average = (weights * model(x + sigma * noise).square().sum(1)).sum() / weights.sum()
+        forms = on_average.two_forms(one(x), jacrev(one)(x), traces, sigma)
+        return [float(abs(average - form)) for form in forms]
+
+    (paper, whole), (paper_half, whole_half) = missed(0.02), missed(0.01)
+    assert whole / whole_half == pytest.approx(16, rel=0.05)
+    assert paper / paper_half == pytest.approx(4, rel=0.05)
+
+
+def test_two_forms_are_asked_for():
+    text = said("why_the_hessian", lambda g, J, traces, sigma: g.sum())
+    assert text == "Not yet: return two numbers, the paper's form and the one with its term more."
+
+    def signed(g, J, traces, sigma):
+        paper, whole = on_average.two_forms(g, J, traces, sigma)
+        return paper, 2 * paper - whole
+
+    assert "\n  with the term that it leaves out\n" in said("why_the_hessian", signed)
+
+
+def as_it_was_found(student, teacher, x, labels, weight):
+    """As the notebook shows it."""
+    x = x.clone().requires_grad_()
+    rows = []
+    for network in (student, teacher):
+        score = network(x).max(1).values.sum()
+        (J,) = torch.autograd.grad(score, x)
+        rows.append(F.normalize(J.flatten(1)))
+    jacobians = (rows[0] - rows[1]).square().sum(1).mean()
+    return F.cross_entropy(student(x), labels) + weight * jacobians
+
+
+def half_repaired(*, own, student_graph, teacher_graph):
+    def answer(student, teacher, x, labels, weight):
+        x = x.clone().requires_grad_()
+        c = teacher(x).argmax(1)
+        rows = []
+        for network, graph in ((student, student_graph), (teacher, teacher_graph)):
+            z = network(x)
+            score = z.max(1).values.sum() if own else z[range(len(x)), c].sum()
+            rows.append(torch.autograd.grad(score, x, create_graph=graph)[0].flatten(1))
+        return (
+            F.cross_entropy(student(x), labels)
+            + weight * (F.normalize(rows[0]) - F.normalize(rows[1])).square().sum(1).mean()
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("own", "student_graph", "teacher_graph", "expected"),
+    [
+        (True, False, False, "Not yet: this is the loss as it was found."),
+        (False, False, False, "Not yet: the loss is right and its gradient is not"),
+        (True, True, False, "Not yet: the Jacobian term moves the student now, but each row"),
+        (True, True, True, "Not yet: the Jacobian term moves the student now, and the teacher"),
+        (False, True, True, "Not yet: the teacher gets a gradient"),
+        (False, False, True, "Not yet: the teacher's row carries a graph and the student's none"),
+        (False, True, False, "Right."),
+    ],
+)
+def test_each_bug_of_the_jacobian_loss_is_told(own, student_graph, teacher_graph, expected):
+    answer = half_repaired(own=own, student_graph=student_graph, teacher_graph=teacher_graph)
+    assert said("find_the_bug_jacobian", answer).startswith(expected)
+
+
+def test_the_jacobian_loss_as_it_was_found_teaches_nothing_but_labels():
+    assert said("find_the_bug_jacobian", as_it_was_found) == (
+        "Not yet: this is the loss as it was found."
+    )
+    student, teacher = (jacobian.small_network(seed, 4, 3) for seed in (0, 1))
+    x, labels = torch.randn(5, 4), torch.arange(5) % 3
+    slopes, losses = [], []
+    for weight in (0.0, 100.0):
+        loss = as_it_was_found(student, teacher, x, labels, weight)
+        slopes.append(torch.autograd.grad(loss, [*student.parameters()]))
+        losses.append(loss)
+    assert all(torch.equal(a, b) for a, b in zip(*slopes))
+    assert losses[1] > losses[0] + 1
+
+
+def test_a_jacobian_loss_without_any_gradient_says_where_it_is_lost():
+    def answer(*arguments):
+        return jacobian.repaired_loss(*arguments).detach()
+
+    assert said("find_the_bug_jacobian", answer) == f"{NO_GRADIENT}it is lost at `.detach()`."
+
+
 # a diagnosis is only given for what it says
 
 
@@ -887,7 +1146,7 @@ def listed(found):
     return found.tolist() if isinstance(found, torch.Tensor) else found
 
 
-TRAINED = {*LOSSES, "scaled_norm"}  # a list carries no gradient
+TRAINED = {*LOSSES, "scaled_norm", "class_jacobian", "find_the_bug_jacobian"}  # no list trains
 NUMBERS = [name for name in EXERCISES if name not in TRAINED | NETWORKS | {"find_the_bug_lwf"}]
 
 
@@ -1049,7 +1308,7 @@ RETURNED = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "exercise", ["soften", "loss", "find_the_bug_lwf", "scaled_norm", *sorted(NETWORKS)]
+    "exercise", ["soften", "loss", "find_the_bug_lwf", "scaled_norm", *OF_ROWS, *sorted(NETWORKS)]
 )
 @pytest.mark.parametrize("kind", [*RAISED, *RETURNED])
 def test_whatever_an_answer_does_gets_a_short_verdict(kind, exercise, capsys):
@@ -1212,9 +1471,10 @@ def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name
         fine_tuning.EXERCISES | growing.EXERCISES,
         distillation.EXERCISES,
         attention.EXERCISES,
+        jacobian.EXERCISES | on_average.EXERCISES,
         lwf.EXERCISES,
     ],
-    ids=["fine_tuning", "distillation", "attention", "lwf"],
+    ids=["fine_tuning", "distillation", "attention", "jacobian", "lwf"],
 )
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
     core = [e.kind for e in chapter.values() if e.core]

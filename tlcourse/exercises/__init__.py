@@ -2,7 +2,15 @@
 
 import sys
 
-from tlcourse.exercises import attention, distillation, fine_tuning, growing, lwf
+from tlcourse.exercises import (
+    attention,
+    distillation,
+    fine_tuning,
+    growing,
+    jacobian,
+    lwf,
+    on_average,
+)
 from tlcourse.exercises._box import box, fold, source
 from tlcourse.exercises._exercise import Exercise, verdict
 from tlcourse.methods._checks import expect
@@ -12,6 +20,8 @@ EXERCISES: dict[str, Exercise] = {
     **growing.EXERCISES,
     **distillation.EXERCISES,
     **attention.EXERCISES,
+    **jacobian.EXERCISES,
+    **on_average.EXERCISES,
     **lwf.EXERCISES,
 }
 _given: dict[str, int] = {}  # hints so far

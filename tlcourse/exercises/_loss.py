@@ -47,7 +47,7 @@ def gradients(loss: Function, inputs: Mapping[str, Any], *at: str) -> dict[str, 
     leaves = {name: [x.clone().requires_grad_() for x in _listed(inputs[name])] for name in at}
     copies = {name: [x.clone() for x in parts] for name, parts in leaves.items()}
     given = {**inputs, **{name: _like(inputs[name], parts) for name, parts in copies.items()}}
-    found = _number(loss, given)
+    found = one_number(loss, given)
     if any(x._version for parts in copies.values() for x in parts):
         raise Told(CHANGED)
     flat = [x for parts in leaves.values() for x in parts]
@@ -56,7 +56,7 @@ def gradients(loss: Function, inputs: Mapping[str, Any], *at: str) -> dict[str, 
         slopes = list(torch.autograd.grad(found, flat, allow_unused=True))
         found = found.detach()
     if all(slope is None for slope in slopes):
-        return {"": found, **dict.fromkeys(at, _lost(loss, given))}
+        return {"": found, **dict.fromkeys(at, where_lost(loss, given))}
     kind = found.dtype  # an answer in half precision is judged as such
     known = iter(torch.zeros_like(x) if s is None else s for x, s in zip(flat, slopes))
     rounded = {name: [next(known).to(kind) for _ in parts] for name, parts in leaves.items()}
@@ -81,7 +81,7 @@ def _like(x: Any, parts: list[Tensor]) -> Any:
     return parts[0] if isinstance(x, Tensor) else parts
 
 
-def _number(loss: Function, given: Mapping[str, Any]) -> Any:
+def one_number(loss: Function, given: Mapping[str, Any]) -> Any:
     """What the loss returns, nan where NumPy refuses its gradient. Tells unless it is a number."""
     try:
         found = loss(**given)
@@ -96,7 +96,7 @@ def _number(loss: Function, given: Mapping[str, Any]) -> Any:
     return found
 
 
-def _lost(loss: Function, given: Mapping[str, Any]) -> Told:
+def where_lost(loss: Function, given: Mapping[str, Any]) -> Told:
     with _Watch() as watch:
         tried(partial(loss, **given), None)
     where = f"it is lost {watch.where}" if watch.where else "it does not depend on what is trained"
