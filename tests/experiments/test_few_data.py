@@ -28,7 +28,6 @@ from tlcourse.experiments.jacobian_matching.few_data import (
     train_student,
     train_teacher,
     tune,
-    tuned_at,
 )
 from tlcourse.methods.jacobian import class_jacobian, jacobian_loss
 from tlcourse.models import ConvNet
@@ -221,10 +220,6 @@ def test_every_arm_chooses_among_four():
 )
 def test_where_there_is_no_more_gain(gains, size):
     assert crossing((1, 10, 100), gains) == pytest.approx(size)
-
-
-def test_a_size_takes_the_settings_of_the_largest_tuned_size_below():
-    assert [tuned_at((5, 50), n) for n in (1, 5, 49, 50, 500)] == [5, 5, 5, 50, 50]
 
 
 def test_a_teacher_begins_elsewhere_and_learns(pool):

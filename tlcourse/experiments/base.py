@@ -99,6 +99,11 @@ def tuned(cases: Iterable[Case], judge: Callable[[Any], float]) -> Iterator[Row]
             yield Row(case.arm, "validation errors", found, {**case.at, "setting": name})
 
 
+def tuned_at(tuned: Sequence[int], n: int) -> int:
+    """The largest tuned size that is not above n, or the smallest of all."""
+    return max((size for size in tuned if size <= n), default=min(tuned))
+
+
 def combinations(grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Every setting that a grid of values holds, by a name that says them."""
     every = [dict(zip(grid, values)) for values in product(*grid.values())]

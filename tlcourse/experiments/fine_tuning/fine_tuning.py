@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tlcourse.claims import Claim, Decision, count, greater, scope
 from tlcourse.data import Images, load
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, tuned
+from tlcourse.experiments.base import Case, Experiment, Row, Scale, tuned, tuned_at
 from tlcourse.lecture import SELECTIVE
 from tlcourse.methods.fine_tuning import freeze, parameter_groups, replace_head, unfreeze
 from tlcourse.metrics import errors
@@ -274,11 +274,6 @@ def sizes(scale: FineTuning, target: Target) -> tuple[int, ...]:
 def tuned_sizes(scale: FineTuning, target: Target) -> tuple[int, ...]:
     """At how many images a class the rates are chosen."""
     return scale.photo_tuned_sizes if target.photos else scale.tuned_sizes
-
-
-def tuned_at(tuned: Sequence[int], n: int) -> int:
-    """The largest tuned size that is not above n, or the smallest of all."""
-    return max((size for size in tuned if size <= n), default=min(tuned))
 
 
 def seen_through(frozen: nn.Sequential, images: Images) -> Source:

@@ -22,8 +22,16 @@ from torch import Tensor, nn
 from tlcourse import lecture
 from tlcourse.claims import Claim, Given, count, greater
 from tlcourse.data import Images, as_input, load
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
-from tlcourse.experiments.jacobian_matching.few_data import Grid, percent, tuned_at
+from tlcourse.experiments.base import (
+    Case,
+    Experiment,
+    Row,
+    Scale,
+    combinations,
+    tuned,
+    tuned_at,
+)
+from tlcourse.experiments.jacobian_matching.few_data import Grid, percent
 from tlcourse.methods.attention import attention_map, attention_transfer_loss
 from tlcourse.methods.fine_tuning import replace_head
 from tlcourse.methods.jacobian import attention_jacobian, jacobian_loss

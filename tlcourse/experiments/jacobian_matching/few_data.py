@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from tlcourse import lecture
 from tlcourse.claims import Claim, Decision, Given, count, equivalent, greater
 from tlcourse.data import Images, as_input, load
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
+from tlcourse.experiments.base import (
+    Case,
+    Experiment,
+    Row,
+    Scale,
+    combinations,
+    tuned,
+    tuned_at,
+)
 from tlcourse.methods.jacobian import class_jacobian, jacobian_loss, logits_and_jacobian
 from tlcourse.models import ConvNet
 from tlcourse.training import (
@@ -118,11 +126,6 @@ def cases(
     at = {"tuned_at": tuned_at(scale.tuned_at, per_class)}
     for arm in scale.arms:
         yield Case(arm, SETTINGS[arm], partial(train_student, scale, few, arm, teacher, seed), at)
-
-
-def tuned_at(sizes: Sequence[int], n: int) -> int:
-    """The largest tuned size that is not above n, or the smallest."""
-    return max((size for size in sizes if size <= n), default=min(sizes))
 
 
 def train_teacher(scale: FewData, pool: Images, seed: int) -> nn.Sequential:
