@@ -3,6 +3,13 @@
 from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget
 from tlcourse.widgets.prediction import PredictionWidget
+from tlcourse.widgets.sobolev import SobolevWidget
 from tlcourse.widgets.temperature import TemperatureWidget
 
-__all__ = ["AttentionWidget", "ForgettingWidget", "PredictionWidget", "TemperatureWidget"]
+__all__ = [
+    "AttentionWidget",
+    "ForgettingWidget",
+    "PredictionWidget",
+    "SobolevWidget",
+    "TemperatureWidget",
+]
