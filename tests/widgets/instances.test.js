@@ -9,6 +9,7 @@ const STATES = {
   attention: { p: 2, strength: 0.5, picture: 1, layer: "late", shown: "attention", names: ["one", "two"], networks: ["net"], layers: ["late"], asked: [],
     shapes: [[1, 2, 2], [1, 2, 2]], pixels, values: pixels },
   forgetting: { weight: 1, shown: ["LwF"], tasks: ["a", "b"], names: ["LwF"], weights: [1], starts: [0, 1], accuracy: floats(90, NaN, 80, 70) },
+  sobolev: { points: [-0.5, 0, 0.5], length_scale: 0.3, slope_error: 0, waves: [[1, 3, 0]] },
   prediction: { question: "Which?", choices: ["a", "b"], unit: "", choice: "a", number: null, because: "", sure: 50, revealed: false, answer: "a", low: 0, high: 0, why: "", surprise: "" },
 };
 

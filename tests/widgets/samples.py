@@ -4,7 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget, TemperatureWidget
+from tlcourse.widgets import (
+    AttentionWidget,
+    ForgettingWidget,
+    PredictionWidget,
+    SobolevWidget,
+    TemperatureWidget,
+)
 
 
 def networks(many: int, classes: int) -> dict[str, np.ndarray]:
@@ -69,3 +75,7 @@ def photos(**options: Any) -> AttentionWidget:
         "names": ["a cat", "a cup"],
     }
     return AttentionWidget(**given | options)
+
+
+def sobolev(**options: Any) -> SobolevWidget:
+    return SobolevWidget(**options)

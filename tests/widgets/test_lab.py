@@ -11,7 +11,7 @@ import pytest
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
-    "from samples import forgetting, looks, prediction, temperature",
+    "from samples import forgetting, looks, prediction, sobolev, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
@@ -21,6 +21,8 @@ SOURCES = [
     "print('weight', curves.weight, curves.shown)",
     "maps = looks()\nmaps",
     "print('p', maps.p, maps.layer)",
+    "fits = sobolev()\nfits",
+    "print('points', fits.points, fits.length_scale)",
 ]
 
 MORE = [
@@ -109,7 +111,7 @@ def lab(server, browser):
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
     tab.wait_for_function(
-        "document.querySelectorAll('.jp-Cell .jp-InputPrompt').item(9)?.textContent.includes('10')",
+        "document.querySelectorAll('.jp-Cell .jp-InputPrompt')[11]?.textContent.includes('12')",
         timeout=60_000,
     )
     yield tab
@@ -195,6 +197,19 @@ def test_the_power_and_the_layer_reach_python_and_arrows_on_a_map_stay_there(lab
     assert root.locator(".tlc-cell").inner_text().startswith("Row 2 of 7, column 1 of 7")
     lab.wait_for_timeout(500)
     assert says(lab, 9) == "p 1.0 group 1"
+    assert sources(lab) == before
+
+
+@pytest.mark.slow
+def test_points_and_the_length_scale_reach_python(lab):
+    before = sources(lab)
+    root = lab.locator(".tlc-sobolev")
+    root.get_by_role("slider", name="Point 1").focus()
+    for key in ("ArrowDown", "b", "Tab", "ArrowRight", "ArrowRight"):
+        lab.keyboard.press(key)
+    root.get_by_role("slider", name="Length scale").press("End")
+    lab.wait_for_timeout(500)
+    assert says(lab, 11) == "points [-0.92, -0.26, 0.3, 0.9] 0.6"
     assert sources(lab) == before
 
 

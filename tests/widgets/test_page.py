@@ -14,7 +14,7 @@ from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
-    "from samples import forgetting, looks, photos, prediction, temperature",
+    "from samples import forgetting, looks, photos, prediction, sobolev, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
@@ -24,6 +24,7 @@ SOURCES = [
     "from tlcourse.exercises import exercise\nexercise('soften')",
     "looks()",
     "photos()",
+    "sobolev()",
     "from tlcourse import plots\nfig, axes = plots.figure()\n"
     "plots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
 ]
@@ -183,6 +184,7 @@ def test_everything_is_there(opened):
     assert opened.locator(".tlc-prediction").count() == 2
     assert opened.locator(".tlc-forgetting").count() == 1
     assert opened.locator(".tlc-attention").count() == 2
+    assert opened.locator(".tlc-sobolev").count() == 1
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
@@ -191,7 +193,7 @@ def test_everything_is_there(opened):
         == 'Nothing but "axes" & air, which is enough for a test.'
     )
     assert (
-        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 7
+        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 8
     )  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".output").all_inner_texts().__str__()
     assert opened.locator("main details").first.get_attribute("open") is None
@@ -293,6 +295,49 @@ def test_attention_by_keyboard(opened):
     assert (
         second.locator(".tlc-cell").inner_text().startswith("Row 1 of 7, column 1 of 7: network ")
     )
+
+
+@pytest.mark.slow
+def test_points_of_a_fit_by_keyboard_and_by_hand(opened):
+    root = opened.locator(".tlc-sobolev")
+    handles = root.locator("svg").get_by_role("slider")
+    where = "nodes => nodes.map(node => Number(node.getAttribute('aria-valuenow')))"
+    assert handles.evaluate_all(where) == [-0.9, -0.3, 0.3, 0.9]
+    second, line = handles.nth(1), root.locator("path.tlc-line-solid").first
+    before = line.get_attribute("d")
+    second.focus()
+    for key, at in [("ArrowRight", -0.28), ("PageDown", -0.48), ("Home", -1), ("End", 1)]:
+        opened.keyboard.press(key)
+        assert handles.evaluate_all(where) == [-0.9, at, 0.3, 0.9]
+    assert second.get_attribute("aria-valuetext").startswith("x = 1.00, value ")
+    assert line.get_attribute("d") != before
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.ariaLabel") == "Point 3"
+    said = "document.querySelector('.tlc-sobolev [role=status]').textContent"
+    opened.wait_for_function(f"{said}.startsWith('Slopes ')")
+    box = handles.nth(2).locator(".tlc-knob").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    opened.mouse.move(x, y)
+    opened.mouse.down()
+    opened.mouse.move(x - 100, y - 300, steps=4)
+    opened.mouse.up()
+    moved = handles.evaluate_all(where)
+    assert -0.1 < moved[2] < 0.1
+    opened.mouse.move(x, y)
+    assert handles.evaluate_all(where) == moved  # it was let go
+    root.get_by_role("slider", name="Points").press("End")
+    assert handles.count() == 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --prefix tests/widgets")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_widget(opened, theme):
+    opened.emulate_media(color_scheme=theme)
+    opened.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+    opened.evaluate(AXE.read_text(encoding="utf-8"))
+    found = opened.evaluate("axe.run('.tlc', {resultTypes: ['violations']})")
+    assert [(v["id"], n["html"]) for v in found["violations"] for n in v["nodes"]] == []
 
 
 @pytest.mark.slow
@@ -474,5 +519,5 @@ def test_saved_states_are_those_of_the_course_only(page):
     states = notebook.metadata.widgets[STATE]["state"]
     assert (
         sorted(state["model_name"] for state in states.values())
-        == ["AnyModel"] * 7 + ["LayoutModel"] * 7
+        == ["AnyModel"] * 8 + ["LayoutModel"] * 8
     )

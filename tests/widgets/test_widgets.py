@@ -13,12 +13,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 import traitlets
-from samples import curves, features, forgetting, looks, networks, photos, prediction, temperature
+from samples import (
+    curves,
+    features,
+    forgetting,
+    looks,
+    networks,
+    photos,
+    prediction,
+    sobolev,
+    temperature,
+)
 
 from tlcourse import metrics
 from tlcourse.methods.attention import attention_map
 from tlcourse.methods.distillation import soft_target_gradient, soften
-from tlcourse.widgets import AttentionWidget, ForgettingWidget, PredictionWidget, TemperatureWidget
+from tlcourse.widgets import (
+    AttentionWidget,
+    ForgettingWidget,
+    PredictionWidget,
+    SobolevWidget,
+    TemperatureWidget,
+)
 from tlcourse.widgets._base import STATIC
 from tlcourse.widgets.attention import in_bytes
 
@@ -133,8 +149,97 @@ def test_the_browsers_colours_are_cividis():
     )
 
 
+WAVES = [[1.0, 3.0, 0.4], [0.5, 8.0, 1.0]]
+GRID = np.linspace(-1, 1, 201)
+
+
+def sines(x):
+    """The target's values and slopes."""
+    a, w, phase = np.transpose(WAVES)[..., None]
+    return (a * np.sin(w * x + phase)).sum(0), (a * w * np.cos(w * x + phase)).sum(0)
+
+
+def interpolate(points, values, slopes, length):
+    """Values and slopes on the grid of the fit, slopes in their own units, by NumPy's solver."""
+
+    def blocks(a, b):
+        d = a[:, None] - b
+        k = np.exp(-(d**2) / (2 * length**2))
+        return k, d / length**2 * k, -d / length**2 * k, (1 / length**2 - d**2 / length**4) * k
+
+    def covariance(a, b):
+        k, to_slope, of_slope, both = blocks(a, b)
+        if slopes is None:
+            return k, of_slope
+        return np.hstack([k, to_slope]), np.hstack([of_slope, both])
+
+    A = np.vstack(covariance(points, points)) if slopes is not None else blocks(points, points)[0]
+    ridge = np.full(len(A), 1e-10)
+    ridge[len(points) :] /= length**2
+    told = values if slopes is None else np.concatenate([values, slopes])
+    weights = np.linalg.solve(A + np.diag(ridge), told)
+    return [rows @ weights for rows in covariance(GRID, points)]
+
+
+POINTS = {
+    "even": [-0.9, -0.3, 0.3, 0.9],
+    "many": [-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9],
+    "in any order": [0.7, -1.0, 0.1],
+    "close": [-0.5, -0.48, 0.2, 0.22, 1.0],
+    "the same": [0.25, 0.25, 0.25],
+    "one twice": [-0.5, 0.25, 0.25, 0.8],
+}
+
+
+def fits_in_the_browser(points, length, wrong=0.0):
+    """Values, slopes and root mean squared error of both fits; what they are told."""
+    what = """(([points, l, wrong, waves, grid]) => {
+      const told = points.map((x) => tell(waves, x, wrong));
+      const [values, slopes] = [0, 1].map((i) => told.map((each) => each[i]));
+      const both = [null, slopes].map((given) => {
+        const fitted = fit(points, values, given, l);
+        const at = (where) => where.map(fitted);
+        return { grid: at(grid), points: at(points), error: errorOf(fitted, waves) };
+      });
+      return { told, both }; })(given)"""
+    given = [points, length, wrong, WAVES, GRID.tolist()]
+    return in_node(SobolevWidget, "tell, fit, errorOf", given, what)
+
+
+@node
+@pytest.mark.parametrize("length", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("points", POINTS.values(), ids=POINTS)
+def test_the_browser_fits_values_and_slopes_as_numpy_does(points, length):
+    found = fits_in_the_browser(points, length)
+    values, slopes = sines(np.array(points))
+    np.testing.assert_allclose(found["told"], np.stack([values, slopes], 1), atol=1e-12)
+    for fitted, given in zip(found["both"], (None, slopes)):
+        value, slope = interpolate(np.array(points), values, given, length)
+        on_grid, at_points = np.array(fitted["grid"]), np.array(fitted["points"])
+        np.testing.assert_allclose(on_grid[:, 0], value, atol=2e-5)
+        np.testing.assert_allclose(on_grid[:, 1], slope, atol=2e-4)
+        error = np.sqrt(np.mean((value - sines(GRID)[0]) ** 2))
+        np.testing.assert_allclose(fitted["error"], error, atol=2e-5)
+        np.testing.assert_allclose(at_points[:, 0], values, atol=1e-3)  # through the points
+        if given is not None:
+            np.testing.assert_allclose(at_points[:, 1], slopes, atol=1e-2)  # along the tangents
+
+
+@node
+def test_slopes_that_are_told_wrongly_have_the_error_that_is_said():
+    points = np.linspace(-1, 1, 201)
+    told = np.array(fits_in_the_browser(points[::40].tolist(), 0.3, 0.5)["told"])
+    value, slope = sines(points)
+    ripple = 0.5 * np.sqrt(2 * np.mean(slope**2)) * np.sin(23 * points + 1)
+    np.testing.assert_allclose(told, np.stack([value, slope + ripple], 1)[::40], atol=1e-12)
+    assert np.sqrt(np.mean(ripple**2) / np.mean(slope**2)) == pytest.approx(0.5, rel=0.05)
+    fitted = fits_in_the_browser(points[::40].tolist(), 0.3, 0.5)["both"][1]["points"]
+    np.testing.assert_allclose(fitted, told, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "kind", [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget]
+    "kind",
+    [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget, SobolevWidget],
 )
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
@@ -146,7 +251,7 @@ def test_a_module_stands_on_its_own(kind):
         assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
 
 
-@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction])
+@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction, sobolev])
 def test_the_text_form_is_always_the_same(widget):
     made = widget()
     assert repr(made) == f"<{type(made).__name__}>"
@@ -342,6 +447,45 @@ def test_a_given_map_fits_the_pictures_and_has_a_name_of_its_own():
         photos(maps={"attention": np.ones((2, 2, 2))})
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"points": [0, 1]}, "points must be 3 to 7 numbers, got [0, 1]"),
+        ({"points": [0] * 8}, "points must be 3 to 7 numbers, got [0, 0, 0, 0, 0, 0, 0, 0]"),
+        ({"points": 4}, "points must be 3 to 7 numbers, got 4"),
+        (
+            {"points": [0, 1.1, 0]},
+            "every one of the points must be a number in [-1, 1], got 1.1",
+        ),
+        (
+            {"points": [0, np.nan, 0]},
+            "every one of the points must be a number in [-1, 1], got np.float64(nan)",
+        ),
+        ({"length_scale": 0.0}, "length_scale must be a number in [0.1, 0.6], got 0.0"),
+        ({"slope_error": -1}, "slope_error must be a number in [0, 1], got -1.0"),
+        ({"waves": []}, "waves must have shape (1, 3), (2, 3) or (3, 3), got (0,)"),
+        ({"waves": [1, 2, 3]}, "waves must have shape (1, 3), (2, 3) or (3, 3), got (3,)"),
+        ({"waves": [[1, 99, 0]]}, "every frequency must be a number in [-20, 20], got 99.0"),
+    ],
+)
+def test_sobolev_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        sobolev(**change)
+
+
+def test_points_are_set_from_python_and_are_numbers_of_json():
+    widget = sobolev(points=np.linspace(-1, 1, 5, dtype=np.float32), waves=np.ones((3, 3)))
+    assert widget.points == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    widget.points = torch.tensor([0.1, 0.1, -0.3])
+    assert widget.points == [0.1, 0.1, -0.3]
+    with pytest.raises(ValueError, match="points must be 3 to 7 numbers"):
+        widget.points = []
+    widget.points = (0, 1, -1)
+    assert widget.points == [0.0, 1.0, -1.0]
+    state = widget.get_state()
+    json.dumps({k: v for k, v in state.items() if not isinstance(v, bytes)}, allow_nan=False)
+
+
 def test_attention_is_set_from_python_and_its_buffers_are_bytes():
     widget = photos()
     widget.p, widget.shown, widget.layer, widget.picture, widget.strength = (
@@ -450,6 +594,8 @@ INFINITE = [float("inf"), float("-inf"), float("nan"), np.float32("inf"), np.arr
         (looks, "p"),
         (looks, "strength"),
         (forgetting, "weight"),
+        (sobolev, "length_scale"),
+        (sobolev, "slope_error"),
     ],
 )
 def test_a_number_that_is_not_finite_is_refused_whenever_it_is_set(made, name, value):
@@ -468,7 +614,7 @@ def test_a_list_of_weights_stays_finite():
     widget.weights = np.float32([0.0, 0.3]).tolist()
 
 
-@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction])
+@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction, sobolev])
 def test_no_float_of_a_widget_may_be_infinite(widget):
     """Whoever adds a number takes `Number`."""
     made = widget()

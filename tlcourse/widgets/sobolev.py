@@ -38,9 +38,8 @@ class SobolevWidget(CourseWidget):
     equations for the values, 2n for values and slopes. points: 3 to 7 places in [-1, 1];
     length_scale: l in [0.1, 0.6]; slope_error: in [0, 1], size of a ripple in the slopes that are
     told, as a share of the target's typical slope (root mean square); waves: the target, one to
-    three sines a·sin(ωx + φ) as rows (a, ω, φ). All are synced: `widget.points = [-1, 0, 1]` moves
-    the points, and `widget.points` says where the learner left them. Raises ValueError for shapes
-    that do not fit and values out of range.
+    three sines a·sin(ωx + φ) as rows (a, ω, φ). All are synced: `widget.points` says where the
+    learner left them. Raises ValueError for shapes that do not fit and values out of range.
     """
 
     _esm = module("sobolev")

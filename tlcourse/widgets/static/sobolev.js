@@ -78,7 +78,7 @@ function render({ model, el, signal }) {
   };
   const many = control("many", "Points", "3", "7", "1");
   const scale = control("scale", "Length scale", "0.1", "0.6", "0.02");
-  const wrong = control("wrong", "Slopes wrong by", "0", "1", "0.05");
+  const wrong = control("wrong", "Slope error", "0", "1", "0.05");
   const sample = (line) => svg("svg", { viewBox: "0 0 30 8", class: `tlc-sample tlc-line-${line}`, "aria-hidden": "true" }, svg("path", { d: "M2 4H29" }));
   const read = NAMES.map(() => html("strong"));
   const legend = html("div", { class: "tlc-row" }, html("span", { class: "tlc-nowrap" }, sample("dashed"), " target"),
