@@ -75,6 +75,10 @@ test("arrow keys move a point, redraw, say so, and tell Python at once", async (
   assert.equal(model.get("points")[1], 1);
   node.dispatchEvent(key("Home"));
   assert.equal(model.get("points")[1], -1);
+  const pressed = [key("PageUp", { cancelable: true }), key("Tab", { cancelable: true })];
+  pressed.forEach((e) => node.dispatchEvent(e));
+  assert.deepEqual(pressed.map((e) => e.defaultPrevented), [true, false]); // the page does not scroll
+  node.dispatchEvent(key("Home"));
   node.dispatchEvent(key("ArrowRight", { ctrlKey: true }));
   assert.equal(model.get("points")[1], -1);
   await pause(450);
@@ -102,6 +106,10 @@ test("a point follows the pointer while it is held, and no longer", () => {
   node.dispatchEvent(pointer("pointerup", at(7)));
   node.dispatchEvent(pointer("pointermove", at(0)));
   assert.equal(model.get("points")[2], 1);
+  node.dispatchEvent(pointer("pointerdown", at(1)));
+  model.set("points", [0, 0.1, 0.2, 0.3, 0.4]); // other points come while one is held: none of them is
+  handles(el)[2].dispatchEvent(pointer("pointermove", at(-1)));
+  assert.equal(model.get("points")[2], 0.2);
   stop();
 });
 

@@ -336,8 +336,12 @@ def test_axe_finds_nothing_in_any_widget(opened, theme):
     opened.emulate_media(color_scheme=theme)
     opened.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
     opened.evaluate(AXE.read_text(encoding="utf-8"))
-    found = opened.evaluate("axe.run('.tlc', {resultTypes: ['violations']})")
-    assert [(v["id"], n["html"]) for v in found["violations"] for n in v["nodes"]] == []
+    for width in (360, 1280):
+        opened.set_viewport_size({"width": width, "height": 800})
+        opened.wait_for_timeout(300)
+        found = opened.evaluate("axe.run('.tlc', {resultTypes: ['violations']})")
+        said = [(v["id"], n["html"]) for v in found["violations"] for n in v["nodes"]]
+        assert said == [], width
 
 
 @pytest.mark.slow
