@@ -52,6 +52,17 @@ export const setter = (model) => (values) => {
   model.save_changes();
 };
 
+/** A narrow place gets a narrow drawing, so that its text stays readable: calls draw(width) when it changes. Returns how to stop. */
+export function resized(root, wide, draw) {
+  let drawn = wide;
+  const sizes = globalThis.ResizeObserver && new ResizeObserver(() => {
+    const width = root.clientWidth < 440 ? 330 : wide;
+    if (width !== drawn) draw((drawn = width));
+  });
+  sizes?.observe(root);
+  return () => sizes?.disconnect();
+}
+
 /** Call `update` whenever one of these values changes; returns a function that stops it. */
 export function watch(model, names, update) {
   for (const name of names) model.on(`change:${name}`, update);

@@ -105,15 +105,10 @@ function render({ model, el, signal }) {
 
   slider.addEventListener("input", () => put({ weight: weights[Number(slider.value)] }), { signal });
   keepKeys(root, signal);
-  const stops = [watch(model, ["weight", "shown"], update), watch(model, ["tasks", "names", "weights", "starts", "accuracy"], build)];
-  const fit = () => {
-    const width = root.clientWidth < 440 ? 330 : 640;
-    if (width !== W) (W = width), build();
-  };
-  const sizes = globalThis.ResizeObserver && new ResizeObserver(fit);
-  sizes?.observe(root);
+  const stops = [watch(model, ["weight", "shown"], update), watch(model, ["tasks", "names", "weights", "starts", "accuracy"], build),
+    resized(root, 640, (width) => ((W = width), build()))];
   build();
-  return () => (voice.hush(), sizes?.disconnect(), stops.forEach((stop) => stop()));
+  return () => (voice.hush(), stops.forEach((stop) => stop()));
 }
 
 export default { render };

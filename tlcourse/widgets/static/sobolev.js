@@ -183,15 +183,10 @@ function render({ model, el, signal }) {
   scale.input.addEventListener("input", () => put({ length_scale: Number(scale.input.value) }), { signal });
   wrong.input.addEventListener("input", () => put({ slope_error: Number(wrong.input.value) }), { signal });
   keepKeys(root, signal);
-  const stops = [watch(model, ["points", "length_scale", "slope_error"], update), watch(model, ["waves"], build)];
-  const narrow = () => { // a narrow place gets a narrow drawing, so that its text stays readable
-    const width = root.clientWidth < 440 ? 330 : 640;
-    if (width !== W) (W = width), build();
-  };
-  const sizes = globalThis.ResizeObserver && new ResizeObserver(narrow);
-  sizes?.observe(root);
+  const stops = [watch(model, ["points", "length_scale", "slope_error"], update), watch(model, ["waves"], build),
+    resized(root, 640, (width) => ((W = width), build()))];
   build();
-  return () => (voice.hush(), sizes?.disconnect(), stops.forEach((stop) => stop()));
+  return () => (voice.hush(), stops.forEach((stop) => stop()));
 }
 
 export default { render };

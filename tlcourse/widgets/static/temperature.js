@@ -158,15 +158,10 @@ function render({ model, el, signal }) {
   one.addEventListener("click", () => put({ T: 1 }), { signal });
   log.addEventListener("change", () => put({ log: log.checked }), { signal });
   keepKeys(root, signal);
-  const stops = [watch(model, ["T", "log", "image", "details"], update), watch(model, ["names", "classes", "labels", "size", "logits", "pixels"], build)];
-  const fit = () => { // a narrow place gets a narrow drawing, so that its text stays readable
-    const width = root.clientWidth < 440 ? 330 : 480;
-    if (width !== W) (W = width), build();
-  };
-  const sizes = globalThis.ResizeObserver && new ResizeObserver(fit);
-  sizes?.observe(root);
+  const stops = [watch(model, ["T", "log", "image", "details"], update), watch(model, ["names", "classes", "labels", "size", "logits", "pixels"], build),
+    resized(root, 480, (width) => ((W = width), build()))];
   build();
-  return () => (voice.hush(), sizes?.disconnect(), stops.forEach((stop) => stop()));
+  return () => (voice.hush(), stops.forEach((stop) => stop()));
 }
 
 export default { render };
