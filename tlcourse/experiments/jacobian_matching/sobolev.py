@@ -23,11 +23,11 @@ from tlcourse.training import fit, seed_everything
 
 VALUES, SLOPES, AS_MANY = "values", "values and slopes", "values, as many numbers"
 Grid = dict[str, tuple[float, ...]]
-SIX: Grid = {"lr": (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 6e-2)}
+EIGHT: Grid = {"lr": (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 6e-2, 0.12, 0.24)}
 GRIDS: dict[str, Grid] = {
-    VALUES: SIX,
-    SLOPES: {"lr": (1e-2, 3e-2), "weight": (0.1, 1.0, 10.0)},
-    AS_MANY: SIX,
+    VALUES: EIGHT,
+    SLOPES: {"lr": (1e-2, 3e-2, 6e-2, 0.12), "weight": (0.3, 3.0)},
+    AS_MANY: EIGHT,
 }
 SETTINGS = {arm: combinations(grid) for arm, grid in GRIDS.items()}
 Function = Callable[[Tensor], Tensor]  # (N, variables) -> (N,)
@@ -115,7 +115,7 @@ def error(f: Function, D: int, network: nn.Module) -> float:
         return (100 * (network(x) - f(x)).square().mean().sqrt() / f(x).std()).item()
 
 
-LECTURE = Sobolev(seeds=20, tuning_seeds=2, minutes=6)
+LECTURE = Sobolev(seeds=20, tuning_seeds=2, minutes=8)
 _SET_UPS = [(D, n) for D in LECTURE.variables for n in LECTURE.points]
 
 EXPERIMENT = Experiment(
