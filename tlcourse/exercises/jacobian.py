@@ -245,7 +245,7 @@ EXERCISES: dict[str, Exercise] = {
         "sample alone. Leave all as it was: the model's mode, averages and gradients, and `x`.",
         kind="write",
         difficulty=2,
-        minutes=10,
+        minutes=12,
         core=True,
         reference=row_of_class,
         axes=("sample", "channel", "row", "column"),
@@ -291,7 +291,8 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 "the numbers are right, but no gradient reaches the weights: the rows carry no "
-                "graph. A loss on them looks fine and teaches nothing. `create_graph=True`.",
+                "graph. Beside another loss, one on them looks fine and teaches nothing. "
+                "`create_graph=True`.",
                 _row(graph=False),
             ),
             (

@@ -14,7 +14,7 @@ from tlcourse.exercises.jacobian import OfTwo, normal, small_network
 
 def estimated(model: nn.Module, x: Tensor, v: Tensor) -> Tensor:
     """A unit vector meets each of K outputs with 1 / K of its square; hence √K."""
-    v = F.normalize(v, dim=1) * v.shape[1] ** 0.5
+    v = v / v.norm(dim=1, keepdim=True) * v.shape[1] ** 0.5
     x = x.detach().clone().requires_grad_()
     (row,) = torch.autograd.grad((v * model(x)).sum(), x)
     return row.square().sum(1)
@@ -138,8 +138,8 @@ EXERCISES: dict[str, Exercise] = {
             "vᵀJ is the gradient of one number for each sample. Which?",
             "If u is a unit vector in K dimensions, of any direction, what is the mean of u₁²? "
             "All K of them add up to 1.",
-            "`F.normalize(v) * K**0.5`; differentiate `(v * model(x)).sum()` by a copy of x; sum "
-            "the squares of each row.",
+            "`v / v.norm(dim=1, keepdim=True) * K**0.5`; differentiate `(v * model(x)).sum()` by a "
+            "copy of x; sum the squares of each row.",
         ],
     ),
     "why_the_hessian": Exercise(
@@ -151,7 +151,7 @@ EXERCISES: dict[str, Exercise] = {
         "Predict first: how far apart are they for g = (1, −2), traces (3, 1) and σ = 0.1?",
         kind="complete",
         difficulty=2,
-        minutes=6,
+        minutes=7,
         reference=two_forms,
         draw=_for_noise,
         see=both_forms,
