@@ -20,7 +20,13 @@ from tlcourse.tables import (
     with_interval,
 )
 
-CHAPTERS = ["fine_tuning", "knowledge_distillation", "attention_transfer", "continual_learning"]
+CHAPTERS = [
+    "fine_tuning",
+    "knowledge_distillation",
+    "attention_transfer",
+    "jacobian_matching",
+    "continual_learning",
+]
 
 
 class Balanced(HTMLParser):
