@@ -120,7 +120,7 @@ def test_slips_agree_with_the_tables_that_they_quote():
         ("attention", "A6"): "3 of 4",
         ("few_labels", "A9"): "0.0 (CUB), 1.0 (Scenes)",
         ("few_data", "J3"): "+6.42 at 5, +5.63 at 10",
-        ("few_data", "J4"): "−2.08 at 500",
+        ("few_data", "J4"): "+2.08 at 500",
         ("few_data", "J5"): "−0.09 at 100, −5.26 at 500",
         ("few_data", "J8"): "5 of 6",
         ("distant", "J6"): "10 of 10",

@@ -267,7 +267,7 @@ EXPERIMENT = Experiment(
         _claim(
             "J4",
             "with all the data, matching Jacobians hurts",
-            paper=_paper(BOTH, ACT, _MANY[1:]),
+            paper=_paper(ACT, BOTH, _MANY[1:]),
             decide=greater(ACT, BOTH, "accuracy", per_class=500),
             unit="points of accuracy lost by Jacobians beside activations, 500 pictures a class",
         ),
