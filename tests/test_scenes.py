@@ -229,6 +229,12 @@ def test_where_there_is_a_piece_the_picture_is_brighter(made):
     seen = made.pixels[:, 0, ::2, ::2]
     assert seen[made.instances > 0].min() >= 70
     assert seen[made.instances == 0].float().mean() < 70
+    white = solid()
+    white.pixels[white.pixels > 0] = 255
+    lit = scenes(white, 100, seed=0, K=1)
+    bright = lit.pixels[:, 0, ::2, ::2][lit.instances > 0]
+    assert bright.max() == 255
+    assert bright.min() >= 70
 
 
 def test_a_piece_without_ink_is_not_there():

@@ -134,8 +134,7 @@ def _to_centre(seen: Tensor, masks: Tensor) -> Tensor:
     """(n, 2, h, w) from each pixel to the mean of its instance's. masks: (n, K, h, w)."""
     h, w = seen.shape[1:]
     places = 2 * torch.arange(w).expand(h, w), 2 * torch.arange(h)[:, None].expand(h, w)
-    count = masks.sum((2, 3)).clamp(min=1)
-    means = [_of((masks * place).sum((2, 3)) / count, seen) for place in places]
+    means = [_of((masks * place).sum((2, 3)) / masks.sum((2, 3)), seen) for place in places]
     return torch.stack([(m - place) * (seen > 0) for m, place in zip(means, places)], 1)
 
 
