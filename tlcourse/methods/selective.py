@@ -41,11 +41,10 @@ Train = Callable[[Tensor], Tensor]
 def gabor_bank(orientations: int = 6, scales: int = 4, highest: float = 0.35) -> Tensor:
     """Gabor filters: waves under a round bell, in several lengths and directions.
 
-    highest: the first scale's frequency, in waves a pixel; each further one is half an octave lower
-    (ours, for small images; higher, directions would blur). Returns (2·scales·orientations, 1, S,
-    S) float32: real parts, which are even, then imaginary ones, scale by scale, neighbours
-    180°/orientations apart. Raises ValueError for numbers out of range. The paper: 4 scales, 6
-    orientations.
+    highest: frequency of the first scale, in waves a pixel; each further one is half an octave
+    lower. Returns (2·scales·orientations, 1, S, S) float32: real parts, which are even, then
+    imaginary ones, scale by scale, neighbours 180°/orientations apart. Raises ValueError for
+    numbers out of range. Ge and Yu 2017 have 4 scales and 6 orientations; the frequencies are ours.
     """
     expect_counts("orientations and scales must be whole numbers", orientations, scales)
     expect(0 < highest <= 0.5, f"highest must be in (0, 0.5], got {highest}")
@@ -62,9 +61,9 @@ def gabor_bank(orientations: int = 6, scales: int = 4, highest: float = 0.35) ->
 def first_layers(model: nn.Module, *layers: str) -> Filters:
     """A network's layers as filters: a function from (N, C, H, W) to a map of each layer.
 
-    layers: names in named_modules(); of the convolutions, for maps before their nonlinearity, as in
-    the official code. A copy answers, in eval mode: what the model learns later is not seen. Raises
-    ValueError for no layer, and one that is not there.
+    layers: names in named_modules(); of convolutions, for maps before the nonlinearity, as in the
+    official code. A copy answers, in eval mode, on the model's device: what is learnt later is not
+    seen. Raises ValueError for no layer, and one that is not there.
     """
     expect(len(layers) > 0, "layers must name at least one layer, got none")
     net, taken = freeze(copy.deepcopy(model)), dict[str, Tensor]()
@@ -72,10 +71,9 @@ def first_layers(model: nn.Module, *layers: str) -> Filters:
         part, _ = _find(net, name)
         part.register_forward_hook(lambda *seen, name=name: taken.update({name: seen[2].clone()}))
 
-    @torch.no_grad()
     def filters(x: Tensor) -> list[Tensor]:
         net(x)
-        return [taken.pop(name) for name in layers]
+        return [taken[name] for name in layers]
 
     return filters
 
@@ -84,9 +82,9 @@ def equal_mass_bins(images: Tensor, filters: Filters, bins: int = 32) -> Tensor:
     """The edges between bins that hold equally much each, over the target's images.
 
     images: the target's, as for `descriptors`; of many, some are used, evenly spaced. Returns
-    (channels, bins − 1). Where one value fills several bins, their edges coincide, and all but one
-    stay empty. Raises ValueError for images and filters of another form, bins below 2, and more
-    bins than places. Ge and Yu 2017, section 3.2; official code: 100 bins, 32 with Gabor filters.
+    (channels, bins − 1). Where one value fills several bins, all but one stay empty. Raises
+    ValueError for images and filters of another form, bins below 2, and more bins than places.
+    Official code: 100 bins, 32 with Gabor filters.
     """
     expect_counts("bins - 1 must be a whole number", bins - 1)
     edges = []
@@ -109,7 +107,7 @@ def descriptors(
     for which colours are averaged and the border continued. bins: the *target's*, for source images
     too; what lies outside goes into the first or last. dtype: float16 for large pools. Returns (N,
     channels, B); each histogram sums to 1. Raises ValueError for images, filters and bins of
-    another form. Ge and Yu 2017, section 3.2.
+    another form. Ge and Yu 2017, section 3.
     """
     expect(isinstance(bins, Tensor), f"bins must be edges, from equal_mass_bins, got {bins}")
     parts = images.split(_at_once(images))
@@ -121,7 +119,7 @@ def symmetric_kl(p: Tensor, q: Tensor, layers: Sequence[int] | None = None) -> T
 
     p: (N, C, B), q: (M, C, B). layers: the channels of each, such as (96, 256); one without.
     Returns (N, M), float32 or wider, on p's device; >= 0, to itself 0 up to rounding. Raises
-    ValueError for whole numbers and shapes that do not fit. Ge and Yu 2017, section 3.2.
+    ValueError for whole numbers and shapes that do not fit. Ge and Yu 2017, section 3.
     """
     w = _shares(p, q, layers)
     both = [h.detach().to(p.device, w.dtype) for h in (p, q)]
@@ -163,7 +161,7 @@ def iterative_retrieval(
     train: gets a table for `training.paired`, returns logits of the target images. k: :math:`K_0`.
     It ends after so many rounds, or when nobody gets more. Returns int64 (trainings, N): how many
     neighbours each had. Raises ValueError for numbers out of range, and shapes that do not fit.
-    Ge and Yu 2017, section 3.3.
+    Ge and Yu 2017, section 3.
     """
     expect_counts("k and rounds + 1 must be whole numbers", k, rounds + 1)
     expect_weight("threshold", threshold)
