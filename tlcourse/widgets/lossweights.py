@@ -14,13 +14,11 @@ TASK, RUN = ("name", "unit", "better", "alone", "learnt"), ("weights", "values")
 class LossWeightsWidget(CourseWidget):
     """A triangle of weights for three losses; each dot in it is a recorded run.
 
-    The learner moves from dot to dot, and sees what each task gets beside the task alone and
-    weights that were learnt. tasks: three dicts of name, unit, better ("higher" or "lower"), alone
-    and learnt; weightings: at least three dicts of three weights (>= 0, of sum 1) and the tasks'
-    three values, in any order; learnt_weights: three, anywhere. scale: "linear", or "log" where
-    distances are ratios of weights. at (which weighting; the most even one to begin with) and
-    coloured_by (the task by which dots grow, or "") are synced, and may be set. Raises ValueError
-    for shapes that do not fit and numbers out of range.
+    tasks: three dicts of name, unit, better ("higher" or "lower"), and what it gets alone and with
+    learnt weights; weightings: at least three dicts of weights (>= 0, of sum 1) and values, by
+    task; scale: "linear", or "log" where distances are ratios. at (which weighting, to begin with
+    the most even one) and coloured_by (the task by which dots grow, or "") are synced:
+    `widget.at = 3` moves the ring. Raises ValueError for what does not fit or is out of range.
     """
 
     _esm = module("lossweights")
@@ -36,55 +34,47 @@ class LossWeightsWidget(CourseWidget):
         tasks: Sequence[Mapping[str, Any]],
         weightings: Sequence[Mapping[str, Any]],
         learnt_weights: Any,
-        *,
-        at: int | None = None,
         **state: Any,
     ) -> None:
-        expect(len(tasks) == 3, f"tasks must be three, got {len(tasks)}")
-        self._names = [str(_keys("a task", task, TASK)["name"]) for task in tasks]
-        fits = len({*self._names} - {""}) == 3
-        expect(fits, f"tasks must have three different names, got {self._names}")
-        for name, task in zip(self._names, tasks):
-            better = task["better"]
-            fits = better in ("higher", "lower")
-            expect(fits, f"better of {name!r} must be higher or lower, got {better!r}")
-        found = [
-            {**task, **{k: number(f"{k} of {task['name']!r}", task[k]) for k in TASK[3:]}}
-            for task in tasks
-        ]
-        expect(len(weightings) >= 3, f"weightings must be at least three, got {len(weightings)}")
-        recorded = [
-            {k: _three(f"{k} of weighting {i}", _keys("a weighting", w, RUN)[k]) for k in RUN}
-            for i, w in enumerate(weightings)
-        ]
-        every = [*(w["weights"] for w in recorded), _three("learnt_weights", learnt_weights)]
-        apart = len({*map(tuple, every[:-1])})
-        expect(apart == len(recorded), f"weightings must differ, got {len(recorded)} of {apart}")
-        low = min(map(min, every))
-        expect(state.get("scale") != "log" or low > 0, f"a log needs weights > 0, got {low:g}")
-        even = min(range(len(recorded)), key=lambda i: max(every[i]))
-        self.many, state["at"] = len(recorded), even if at is None else at
-        super().__init__(tasks=found, weightings=recorded, learnt_weights=every[-1], **state)
+        told = [dict(zip(TASK, _task(*_of("a task", TASK, task)))) for task in tasks]
+        names = [task["name"] for task in told]
+        fits = len(names) == 3 == len({*names} - {""})
+        expect(fits, f"tasks must be three with different names, got {names}")
+        given = [zip(RUN, _of("a weighting", RUN, each)) for each in weightings]
+        runs = [{k: _three(f"{k} of weighting {i}", v) for k, v in g} for i, g in enumerate(given)]
+        every = [*(run["weights"] for run in runs), _three("learnt_weights", learnt_weights)]
+        apart, least = len({*map(tuple, every[:-1])}), min(map(min, every))
+        got = f"got {len(runs)}, {apart} of them different"
+        expect(len(runs) == apart >= 3, f"weightings must be at least three, all different, {got}")
+        expect(least > 0 or state.get("scale") != "log", f"a log needs weights > 0, got {least:g}")
+        self.many, even = len(runs), min(range(apart), key=lambda i: max(every[i]))
+        self._known = {"scale": ["linear", "log"], "coloured_by": ["", *names]}
+        state = {"at": even, "learnt_weights": every[-1]} | state
+        super().__init__(tasks=told, weightings=runs, **state)
 
     @traitlets.validate("scale", "coloured_by")
     def _one_of(self, proposal: Any) -> str:
         name, value = proposal["trait"].name, proposal["value"]
-        known = ["linear", "log"] if name == "scale" else ["", *self._names]
-        expect(value in known, f"{name} must be one of {known}, got {value!r}")
+        expect(value in self._known[name], f"{name} must be in {self._known[name]}, got {value!r}")
         return str(value)
 
 
-def _keys(what: str, given: Any, keys: Sequence[str]) -> Mapping[str, Any]:
+def _of(what: str, keys: Sequence[str], given: Any) -> list[Any]:
     fits = isinstance(given, Mapping) and {*given} == {*keys}
     expect(fits, f"{what} must have {', '.join(keys)}, got {given!r}")
-    return dict(given)
+    return [given[key] for key in keys]
+
+
+def _task(name: str, unit: str, better: str, *measured: Any) -> tuple[Any, ...]:
+    known = better in ("higher", "lower")
+    expect(known, f"better of {name!r} must be higher or lower, got {better!r}")
+    return name, unit, better, *(number(f"{k} of {name!r}", x) for k, x in zip(TASK[3:], measured))
 
 
 def _three(what: str, given: Any) -> list[float]:
-    """Three numbers; weights must sum to 1."""
     table = array(given)
     expect(table.shape == (3,), f"{what} must be three numbers, got {table.tolist()!r}")
     found = [number(f"every one of {what}", x) for x in table]
-    fits = "weights" not in what or (min(found) >= 0 and abs(sum(found) - 1) <= 1e-6)
+    fits = "values" in what or (min(found) >= 0 and abs(sum(found) - 1) <= 1e-6)
     expect(fits, f"{what} must be >= 0 and sum to 1, got {found}")
     return found

@@ -67,7 +67,7 @@ function render({ model, el, signal }) {
   const legend = html("div", { class: "tlc-legend" }, html("span", {}, symbol("here"), " these weights"), html("span", {}, symbol("alone"), " the task alone; shaded: better"),
     html("span", {}, symbol("learnt"), " learnt by uncertainty: ", learntHere));
   root.append(hint, html("div", { class: "tlc-columns" },
-    html("div", { class: "tlc-half" }, triangle, html("div", { class: "tlc-row" }, html("label", { for: select.id }, "Size and shade show"), select), key),
+    html("div", { class: "tlc-half" }, triangle, html("div", { class: "tlc-row" }, html("label", { for: select.id }, "Size and shade"), select), key),
     html("div", { class: "tlc-half" }, words, rows, legend)), voice.node);
   el.append(root);
 
@@ -117,7 +117,7 @@ function render({ model, el, signal }) {
         const v = values[i], how = compare(v, alone, better, d), text = `${said(v)}${unit && ` ${unit}`}`;
         ring.setAttribute("transform", to(v));
         value.textContent = text;
-        word.textContent = `${WORDS[how]} (${said(alone)}); learnt: ${said(learnt)}`;
+        word.replaceChildren(html(how > 0 ? "strong" : "span", {}, WORDS[how]), ` (${said(alone)}); learnt: ${said(learnt)}`);
         drawing.setAttribute("aria-label", `${name}, ${better} is better: ${text} with these weights, ${said(alone)} alone, ${said(learnt)} with learnt weights; ${said(Math.min(...values))} to ${said(Math.max(...values))} over all dots`);
         return { how, spoken: `${name} ${text}, ${WORDS[how]}` };
       } };
@@ -134,9 +134,9 @@ function render({ model, el, signal }) {
     corners.forEach((corner, k) => (corner.value.textContent = share(weights[k])));
     select.value = by < 0 ? "" : tasks[by].name;
     key.style.visibility = by < 0 ? "hidden" : "visible";
-    const found = scales.map((one) => one.draw(at)), better = tasks.filter((_, k) => found[k].how > 0).map(({ name }) => name);
-    words.textContent = `Better than alone: ${better.length} of 3${better.length ? ` (${better.join(", ")})` : ""}`;
-    voice.say(`Weights: ${dots[at].getAttribute("aria-label")}. ${found.map((one) => one.spoken).join("; ")}. ${better.length} of 3 better than alone.`);
+    const found = scales.map((one) => one.draw(at)), better = found.filter(({ how }) => how > 0).length;
+    words.textContent = `Better than alone: ${better} of 3 tasks`;
+    voice.say(`Weights: ${dots[at].getAttribute("aria-label")}. ${found.map((one) => one.spoken).join("; ")}. ${better} of 3 tasks better than alone.`);
   }
 
   const go = (i) => {
