@@ -15,6 +15,7 @@ from tlcourse.experiments.base import Experiment
 from tlcourse.measure import State, state
 
 CHAPTERS = [
+    "what_is_transfer_learning",
     "fine_tuning",
     "distillation",
     "attention",
