@@ -42,7 +42,7 @@ class Of(nn.Module):
 @pytest.mark.slow
 def test_tuning_and_seeds_hold_what_the_claims_ask_for():
     tuning = pd.DataFrame([{"seed": TUNING, **row.as_dict()} for row in tune(TINY, TUNING, CPU)])
-    assert set(tuning.groupby(["arm", "variables", "points"])["setting"].nunique()) == {6}
+    assert set(tuning.groupby(["arm", "variables", "points"])["setting"].nunique()) == {8}
     settled = TINY.settle(tuning)
     rows = pd.DataFrame(
         [{"seed": s, **row.as_dict()} for s in (0, 1) for row in run(settled, s, CPU)]

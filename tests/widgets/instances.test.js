@@ -10,6 +10,8 @@ const STATES = {
     shapes: [[1, 2, 2], [1, 2, 2]], pixels, values: pixels },
   forgetting: { weight: 1, shown: ["LwF"], tasks: ["a", "b"], names: ["LwF"], weights: [1], starts: [0, 1], accuracy: floats(90, NaN, 80, 70) },
   sobolev: { points: [-0.5, 0, 0.5], length_scale: 0.3, slope_error: 0, waves: [[1, 3, 0]] },
+  lossweights: { tasks: ["a", "b", "c"].map((name) => ({ name, unit: "", better: "lower", alone: 1, learnt: 1 })), at: 0, coloured_by: "", scale: "linear",
+    weightings: [[1, 0, 0], [0, 1, 0], [0, 0, 1]].map((weights) => ({ weights, values: weights })), learnt_weights: [1, 0, 0] },
   prediction: { question: "Which?", choices: ["a", "b"], unit: "", choice: "a", number: null, because: "", sure: 50, revealed: false, answer: "a", low: 0, high: 0, why: "", surprise: "" },
 };
 

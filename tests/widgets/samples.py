@@ -7,6 +7,7 @@ import numpy as np
 from tlcourse.widgets import (
     AttentionWidget,
     ForgettingWidget,
+    LossWeightsWidget,
     PredictionWidget,
     SobolevWidget,
     TemperatureWidget,
@@ -75,6 +76,30 @@ def photos(**options: Any) -> AttentionWidget:
         "names": ["a cat", "a cup"],
     }
     return AttentionWidget(**given | options)
+
+
+def weightings(log: bool = False) -> list[dict[str, np.ndarray]]:
+    """(i, j, k) / 6, or powers of two; on each task the value has a bend and some noise."""
+    draw, runs = np.random.default_rng(7), []
+    for i, j in [pair for pair in np.ndindex(7, 7) if sum(pair) < 7]:
+        steps = np.array([i, j, 6 - i - j])
+        weights = 2.0**steps if log else steps
+        weights = weights / weights.sum()
+        values = np.array([40 + 18 * weights[0] ** 0.5, 2 - weights[1], 0.4 - 0.2 * weights[2]])
+        runs.append({"weights": weights, "values": values * draw.uniform(0.9, 1.1, 3)})
+    return runs
+
+
+TASKS = [
+    {"name": "segments", "unit": "%", "better": "higher", "alone": 54.1, "learnt": 53.2},
+    {"name": "centres", "unit": "px", "better": "lower", "alone": 1.43, "learnt": 1.34},
+    {"name": "depth", "unit": "", "better": "lower", "alone": 0.31, "learnt": 0.26},
+]
+
+
+def loss_weights(**options: Any) -> LossWeightsWidget:
+    given = {"tasks": TASKS, "weightings": weightings(), "learnt_weights": [0.18, 0.3, 0.52]}
+    return LossWeightsWidget(**given | options)
 
 
 def sobolev(**options: Any) -> SobolevWidget:

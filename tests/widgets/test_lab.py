@@ -8,10 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from samples import weightings
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
-    "from samples import forgetting, looks, prediction, sobolev, temperature",
+    "from samples import forgetting, looks, loss_weights, prediction, sobolev, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
@@ -23,6 +24,8 @@ SOURCES = [
     "print('p', maps.p, maps.layer)",
     "fits = sobolev()\nfits",
     "print('points', fits.points, fits.length_scale)",
+    "sums = loss_weights(at=0)\nsums",
+    "print('at', sums.at, sums.coloured_by)",
 ]
 
 MORE = [
@@ -111,7 +114,7 @@ def lab(server, browser):
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
     tab.wait_for_function(
-        "document.querySelectorAll('.jp-Cell .jp-InputPrompt')[11]?.textContent.includes('12')",
+        "document.querySelectorAll('.jp-Cell .jp-InputPrompt')[13]?.textContent.includes('14')",
         timeout=60_000,
     )
     yield tab
@@ -210,6 +213,19 @@ def test_points_and_the_length_scale_reach_python(lab):
     root.get_by_role("slider", name="Length scale").press("End")
     lab.wait_for_timeout(500)
     assert says(lab, 11) == "points [-0.92, -0.26, 0.3, 0.9] 0.6"
+    assert sources(lab) == before
+
+
+@pytest.mark.slow
+def test_weights_and_the_task_that_is_shown_reach_python(lab):
+    before = sources(lab)
+    root = lab.locator(".tlc-lossweights")
+    root.get_by_role("radio", checked=True).focus()
+    for key in ("ArrowUp", "ArrowLeft", "b", "ArrowLeft", "Tab", "ArrowDown", "ArrowDown"):
+        lab.keyboard.press(key)
+    lab.wait_for_timeout(500)
+    runs = [(6 * run["weights"]).round().tolist() for run in weightings()]
+    assert says(lab, 13) == f"at {runs.index([1, 2, 3])} centres"
     assert sources(lab) == before
 
 

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
-from samples import prediction
+from samples import TASKS, prediction, weightings
 
 from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
-    "from samples import forgetting, looks, photos, prediction, sobolev, temperature",
+    "from samples import forgetting, looks, loss_weights, photos\n"
+    "from samples import prediction, sobolev, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
@@ -25,6 +27,7 @@ SOURCES = [
     "looks()",
     "photos()",
     "sobolev()",
+    "loss_weights()",
     "from tlcourse import plots\nfig, axes = plots.figure()\n"
     "plots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
 ]
@@ -185,6 +188,7 @@ def test_everything_is_there(opened):
     assert opened.locator(".tlc-forgetting").count() == 1
     assert opened.locator(".tlc-attention").count() == 2
     assert opened.locator(".tlc-sobolev").count() == 1
+    assert opened.locator(".tlc-lossweights").count() == 1
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
@@ -193,7 +197,7 @@ def test_everything_is_there(opened):
         == 'Nothing but "axes" & air, which is enough for a test.'
     )
     assert (
-        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 8
+        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 9
     )  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".output").all_inner_texts().__str__()
     assert opened.locator("main details").first.get_attribute("open") is None
@@ -327,6 +331,90 @@ def test_points_of_a_fit_by_keyboard_and_by_hand(opened):
     assert handles.evaluate_all(where) == moved  # it was let go
     root.get_by_role("slider", name="Points").press("End")
     assert handles.count() == 7
+
+
+def said_of_a_dot(run):
+    """Every task's line and the sum of them, as Python says them."""
+    lines, better = [], 0
+    for task, value in zip(TASKS, run["values"]):
+        values = [abs(each["values"][TASKS.index(task)]) for each in weightings()]
+        d = 2 - int(np.floor(np.log10(max(*values, task["alone"], task["learnt"]))))
+        text, alone, learnt = (f"{v:.{d}f}" for v in (value, task["alone"], task["learnt"]))
+        gain = (float(text) - float(alone)) * (1 if task["better"] == "higher" else -1)
+        word = "better than" if gain > 0 else "worse than" if gain < 0 else "as good as"
+        better += gain > 0
+        lines.append(
+            [f"{text} {task['unit']}".strip(), f"{word} alone ({alone}); learnt: {learnt}"]
+        )
+    return lines, f"Better than alone: {better} of 3 tasks"
+
+
+@pytest.mark.slow
+def test_weights_by_keyboard_and_by_hand(opened):
+    root, runs = opened.locator(".tlc-lossweights"), weightings()
+    dots, lines = root.get_by_role("radio"), root.locator(".tlc-task")
+    checked = "dots => dots.findIndex(dot => dot.ariaChecked === 'true')"
+    told = "rows => rows.map(row => [...row.querySelectorAll('.tlc-gets')].map(e => e.innerText))"
+
+    def at(weights):
+        [here] = [i for i, r in enumerate(runs) if np.allclose(6 * r["weights"], weights)]
+        assert dots.evaluate_all(checked) == here
+        found = [[a.splitlines()[-1], b] for a, b in lines.evaluate_all(told)]
+        assert (found, root.locator(".tlc-verdict").inner_text()) == said_of_a_dot(runs[here])
+
+    at([2, 2, 2])
+    root.get_by_role("radio", checked=True).focus()
+    for key, weights in [
+        ("ArrowRight", [2, 1, 3]),
+        ("ArrowUp", [3, 0, 3]),
+        ("ArrowDown", [2, 1, 3]),
+        ("Home", [6, 0, 0]),
+        ("ArrowUp", [6, 0, 0]),
+        ("End", [0, 0, 6]),
+        ("2", [0, 6, 0]),
+        ("ArrowRight", [0, 5, 1]),
+    ]:
+        opened.keyboard.press(key)
+        at(weights)
+    name = opened.evaluate("document.activeElement.ariaLabel")
+    assert name == "segments 0, centres 0.83, depth 0.17"
+    said = "document.querySelector('.tlc-lossweights [role=status]').textContent"
+    opened.wait_for_function(f"{said}.startsWith('Weights: {name}. segments ')")
+    box = root.locator(".tlc-triangle").bounding_box()
+    middle = dots.nth(15).bounding_box()
+    x, y = middle["x"] + middle["width"] / 2, middle["y"] + middle["height"] / 2
+    opened.mouse.move(x + 8, y - 8)
+    opened.mouse.down()
+    at(6 * runs[15]["weights"])
+    opened.mouse.move(box["x"] + 5, box["y"] + box["height"], steps=5)
+    at([0, 6, 0])
+    opened.mouse.up()
+    opened.mouse.move(x, y)
+    at([0, 6, 0])  # it was let go
+    root.get_by_label("Size and shade").select_option("depth")
+    size = "dots => dots.map(dot => dot.firstChild.r.baseVal.value)"
+    sizes = np.array(dots.evaluate_all(size))
+    values = np.array([run["values"][2] for run in runs])
+    assert values[sizes == sizes.max()].max() < values[sizes < sizes.max()].min()
+
+
+@pytest.mark.slow
+def test_weights_under_a_thumb(page, browser):
+    """A tap chooses; the ring can be dragged; a thumb beside it scrolls the page."""
+    context = browser.new_context(viewport={"width": 360, "height": 700}, has_touch=True)
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    root = tab.locator(".tlc-lossweights")
+    root.scroll_into_view_if_needed()
+    dots, checked = root.get_by_role("radio"), root.get_by_role("radio", checked=True)
+    root.locator(".tlc-triangle").scroll_into_view_if_needed()
+    box = dots.nth(0).bounding_box()
+    tab.touchscreen.tap(box["x"] + 9, box["y"] - 4)
+    assert checked.get_attribute("aria-label") == "segments 0, centres 0, depth 1.00"
+    for selector, action in [(".tlc-triangle", "auto"), (".tlc-grip", "none")]:
+        style = root.locator(selector).evaluate("node => getComputedStyle(node).touchAction")
+        assert style == action
+    context.close()
 
 
 @pytest.mark.slow
@@ -523,5 +611,5 @@ def test_saved_states_are_those_of_the_course_only(page):
     states = notebook.metadata.widgets[STATE]["state"]
     assert (
         sorted(state["model_name"] for state in states.values())
-        == ["AnyModel"] * 8 + ["LayoutModel"] * 8
+        == ["AnyModel"] * 9 + ["LayoutModel"] * 9
     )

@@ -14,15 +14,18 @@ import torch
 import torch.nn.functional as F
 import traitlets
 from samples import (
+    TASKS,
     curves,
     features,
     forgetting,
     looks,
+    loss_weights,
     networks,
     photos,
     prediction,
     sobolev,
     temperature,
+    weightings,
 )
 
 from tlcourse import metrics
@@ -31,6 +34,7 @@ from tlcourse.methods.distillation import soft_target_gradient, soften
 from tlcourse.widgets import (
     AttentionWidget,
     ForgettingWidget,
+    LossWeightsWidget,
     PredictionWidget,
     SobolevWidget,
     TemperatureWidget,
@@ -237,9 +241,60 @@ def test_slopes_that_are_told_wrongly_have_the_error_that_is_said():
     np.testing.assert_allclose(fitted, told, atol=1e-4)
 
 
+def points(weights, log):
+    """Places of weights, the first corner on top, y downwards."""
+    logs = np.log(weights) - np.log(weights).mean(1, keepdims=True) if log else weights
+    share = (logs - logs.min()) / (logs - logs.min()).sum(1, keepdims=True) if log else weights
+    corners = np.array([[0.5, 0], [0, 0.75**0.5], [1, 0.75**0.5]])
+    return share @ corners
+
+
+@node
+@pytest.mark.parametrize("log", [False, True])
+def test_the_browser_puts_weights_where_numpy_does(log):
+    weights = np.array([run["weights"] for run in weightings(log)] + [[0.18, 0.3, 0.52]])
+    what = "shares(given[0], given[1]).map(place)"
+    found = in_node(LossWeightsWidget, "shares, place", [weights.tolist(), log], what)
+    np.testing.assert_allclose(found, points(weights, log), atol=1e-12)
+    if log:  # powers of two on an even grid
+        steps = np.log2(weights[:-1] / weights[:-1].max(1, keepdims=True))
+        even = steps - steps.sum(1, keepdims=True) / 3 + 2
+        np.testing.assert_allclose(found[:-1], points(even / 6, False), atol=1e-12)
+
+
+@node
+def test_the_browser_says_and_ranks_numbers_as_python_does():
+    draw = np.random.default_rng(8)
+    tables = [draw.normal(size=27) * 10.0**k for k in range(-5, 5)]
+    names, what = (
+        "digits, fifths, compare",
+        """given.map((v) => [digits(v),
+      v.map((x) => x.toFixed(digits(v))), fifths(v, "higher"), fifths(v, "lower"),
+      v.map((x) => compare(x, v[0], "lower", digits(v)))])""",
+    )
+    found = in_node(LossWeightsWidget, names, [table.tolist() for table in tables], what)
+    for table, (digits, said, high, low, compared) in zip(tables, found):
+        wanted = 2 - int(np.floor(np.log10(np.abs(table).max())))
+        assert digits == min(6, max(0, wanted))
+        assert said == [f"{x:.{digits}f}" for x in table]
+        worse = (table < table[:, None]).sum(1)
+        assert high == (5 * worse // 27).tolist()
+        assert low == (5 * (26 - worse) // 27).tolist()
+        np.testing.assert_array_equal(
+            compared, -np.sign(np.array([float(text) - float(said[0]) for text in said]))
+        )
+
+
 @pytest.mark.parametrize(
     "kind",
-    [AttentionWidget, ForgettingWidget, TemperatureWidget, PredictionWidget, SobolevWidget],
+    [
+        AttentionWidget,
+        ForgettingWidget,
+        LossWeightsWidget,
+        TemperatureWidget,
+        PredictionWidget,
+        SobolevWidget,
+    ],
 )
 def test_a_module_stands_on_its_own(kind):
     name = kind.__name__.removesuffix("Widget").lower()
@@ -251,7 +306,9 @@ def test_a_module_stands_on_its_own(kind):
         assert forbidden not in kind._esm.replace("http://www.w3.org/2000/svg", ""), forbidden
 
 
-@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction, sobolev])
+@pytest.mark.parametrize(
+    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, sobolev]
+)
 def test_the_text_form_is_always_the_same(widget):
     made = widget()
     assert repr(made) == f"<{type(made).__name__}>"
@@ -473,6 +530,92 @@ def test_sobolev_refuses(change, said):
         sobolev(**change)
 
 
+def without(task, key):
+    return {k: v for k, v in task.items() if k != key}
+
+
+RUNS = weightings()
+KEYS = "name, unit, better, alone, learnt"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tasks": TASKS[:2]}, "tasks must be three with different names, got ['segments', 'cent"),
+        (
+            {"tasks": [TASKS[0]] * 3},
+            "tasks must be three with different names, got ['segments', 'se",
+        ),
+        ({"tasks": [*TASKS[:2], TASKS[2] | {"name": ""}]}, "tasks must be three with different na"),
+        ({"tasks": [without(TASKS[0], "unit"), *TASKS[1:]]}, f"a task must have {KEYS}, got {{"),
+        ({"tasks": ["a", "b", "c"]}, f"a task must have {KEYS}, got 'a'"),
+        (
+            {"tasks": [TASKS[0] | {"better": "up"}, *TASKS[1:]]},
+            "better of 'segments' must be higher or lower, got 'up'",
+        ),
+        (
+            {"tasks": [*TASKS[:2], TASKS[2] | {"alone": np.nan}]},
+            "alone of 'depth' must be a finite number, got nan",
+        ),
+        (
+            {"tasks": [*TASKS[:2], TASKS[2] | {"learnt": None}]},
+            "learnt of 'depth' must be a finite number, got None",
+        ),
+        (
+            {"weightings": RUNS[:2]},
+            "weightings must be at least three, all different, got 2, 2 of them different",
+        ),
+        (
+            {"weightings": RUNS[:3] + RUNS[:1]},
+            "weightings must be at least three, all different, got 4, 3 of them different",
+        ),
+        ({"weightings": [*RUNS, {"weights": [1, 0, 0]}]}, "a weighting must have weights, values"),
+        (
+            {"weightings": [{"weights": [0.5, 0.5], "values": [1, 2, 3]}, *RUNS]},
+            "weights of weighting 0 must be three numbers, got [0.5, 0.5]",
+        ),
+        (
+            {"weightings": [*RUNS, {"weights": [0.5, 0.2, 0.2], "values": [1, 2, 3]}]},
+            "weights of weighting 28 must be >= 0 and sum to 1, got [0.5, 0.2, 0.2]",
+        ),
+        (
+            {"weightings": [{"weights": [1.5, -0.5, 0], "values": [1, 2, 3]}, *RUNS]},
+            "weights of weighting 0 must be >= 0 and sum to 1, got [1.5, -0.5, 0.0]",
+        ),
+        (
+            {"weightings": [{"weights": [0.5, 0.5, 0], "values": [1, 2, np.inf]}, *RUNS]},
+            "every one of values of weighting 0 must be a finite number, got np.float64(inf)",
+        ),
+        (
+            {"learnt_weights": [0.5, 0.5, 2e-6]},
+            "learnt_weights must be >= 0 and sum to 1, got [0.5, 0.5, 2e-06]",
+        ),
+        ({"scale": "log"}, "a log needs weights > 0, got 0"),
+        ({"scale": "cubic"}, "scale must be in ['linear', 'log'], got 'cubic'"),
+        ({"at": 28}, "at must be in [0, 28), got 28"),
+        (
+            {"coloured_by": "colour"},
+            "coloured_by must be in ['', 'segments', 'centres', 'depth'], got 'colour'",
+        ),
+    ],
+)
+def test_loss_weights_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        loss_weights(**change)
+
+
+def test_loss_weights_begin_in_the_middle_are_set_from_python_and_are_numbers_of_json():
+    runs = [{k: torch.tensor(v, dtype=torch.float32) for k, v in run.items()} for run in RUNS]
+    widget = loss_weights(weightings=runs, learnt_weights=np.float32([1 / 3, 1 / 3, 1 / 3]))
+    assert widget.weightings[widget.at]["weights"] == pytest.approx([1 / 3] * 3)
+    widget.at, widget.coloured_by = np.int64(3), "depth"
+    for name, value in {"at": -1, "coloured_by": "height", "scale": ""}.items():
+        with pytest.raises(ValueError, match=f"^{name} must be in "):
+            setattr(widget, name, value)
+    assert (widget.at, widget.coloured_by, widget.scale) == (3, "depth", "linear")
+    json.dumps(widget.get_state(), allow_nan=False)
+
+
 def test_points_are_set_from_python_and_are_numbers_of_json():
     widget = sobolev(points=np.linspace(-1, 1, 5, dtype=np.float32), waves=np.ones((3, 3)))
     assert widget.points == [-1.0, -0.5, 0.0, 0.5, 1.0]
@@ -614,7 +757,9 @@ def test_a_list_of_weights_stays_finite():
     widget.weights = np.float32([0.0, 0.3]).tolist()
 
 
-@pytest.mark.parametrize("widget", [looks, photos, forgetting, temperature, prediction, sobolev])
+@pytest.mark.parametrize(
+    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, sobolev]
+)
 def test_no_float_of_a_widget_may_be_infinite(widget):
     """Whoever adds a number takes `Number`."""
     made = widget()

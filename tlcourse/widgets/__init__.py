@@ -2,6 +2,7 @@
 
 from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget
+from tlcourse.widgets.lossweights import LossWeightsWidget
 from tlcourse.widgets.prediction import PredictionWidget
 from tlcourse.widgets.sobolev import SobolevWidget
 from tlcourse.widgets.temperature import TemperatureWidget
@@ -9,6 +10,7 @@ from tlcourse.widgets.temperature import TemperatureWidget
 __all__ = [
     "AttentionWidget",
     "ForgettingWidget",
+    "LossWeightsWidget",
     "PredictionWidget",
     "SobolevWidget",
     "TemperatureWidget",
