@@ -67,7 +67,7 @@ def test_a_file_put_there_is_found(place, tmp_path, repository):
         check=True,
     ).stdout.split()
     expected = list(EXPERIMENTS)
-    expected.insert(expected.index("forgetting") if "attention" in place else len(expected), "toy")
+    expected.insert(expected.index("likelihoods") if "attention" in place else len(expected), "toy")
     assert found == expected
 
 
