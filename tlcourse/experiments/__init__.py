@@ -18,6 +18,7 @@ CHAPTERS = [
     "fine_tuning",
     "distillation",
     "attention",
+    "multi_task_learning",
     "lwf",
 ]  # in the order of the lecture; others come after
 

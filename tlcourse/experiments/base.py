@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Self
 
 import pandas as pd
@@ -96,6 +97,17 @@ def tuned(cases: Iterable[Case], judge: Callable[[Any], float]) -> Iterator[Row]
         for name, setting in case.settings.items() if not case.like else ():
             found = judge(case.train(setting))
             yield Row(case.arm, "validation errors", found, {**case.at, "setting": name})
+
+
+def tuned_at(tuned: Sequence[int], n: int) -> int:
+    """The largest tuned size that is not above n, or the smallest of all."""
+    return max((size for size in tuned if size <= n), default=min(tuned))
+
+
+def combinations(grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Every setting that a grid of values holds, by a name that says them."""
+    every = [dict(zip(grid, values)) for values in product(*grid.values())]
+    return {", ".join(f"{key} {value:g}" for key, value in one.items()): one for one in every}
 
 
 Measure = Callable[[Any, int, torch.device], Iterator[Row]]
