@@ -134,6 +134,26 @@ def test_fusion_is_the_mean_of_what_two_networks_hold_likely(monkeypatch):
     assert rows.set_index("arm")["value"].to_dict() == pytest.approx(shares)
 
 
+def test_gain_with_few_over_many_is_that_at_the_smallest_size_less_that_at_the_largest(monkeypatch):
+    """From scratch it is right about n in a hundred; jointly, with 2 a class, about 30 more."""
+    right = {("from scratch", n): n for n in (2, 5, 20)}
+    right |= {("selective from scratch", 2): 32, ("selective from scratch", 5): 9}
+    right["selective from scratch", 20] = 25
+
+    def predict(net, test):
+        wrong = torch.arange(len(test)) >= round(right[net] / 100 * len(test))
+        return 9.0 * torch.nn.functional.one_hot((test.labels + wrong) % 10, 10)
+
+    learnt = lambda _, __, arm, order, ___: module.Learnt((arm, len(order) // 10), *[None] * 3)  # noqa: E731
+    monkeypatch.setattr(module, "trained", learnt)
+    monkeypatch.setattr(module, "borrowed", lambda *_: ())
+    monkeypatch.setattr(module, "predict", predict)
+    small = TINY.but(shares=(10,), arms=NEW, tuning_seeds=0, settings=dict.fromkeys(NEW))
+    rows = table(module.run(small, 0, CPU), 0)
+    gain = rows[rows["metric"] == "gain with few over many"]["value"].item()
+    assert gain == pytest.approx(30 - 5, abs=0.2)
+
+
 def test_claims_quote_the_lecture_and_arms_are_called_as_there():
     paper = {claim.id: claim.paper for claim in module.EXPERIMENT.claims}
     assert paper["S2"] == "+9.8 (Dogs), +2.4 (Flowers)"
