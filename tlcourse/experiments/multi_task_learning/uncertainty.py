@@ -49,7 +49,7 @@ CONSTANT = "best constant answer"
 CONTROLS = (*HUNDRED.values(), *STARTS, SLOW, LAPLACE)
 S_RATE = 0.1  # of s; a tenth of it is an arm of its own
 
-RATES = {f"lr {lr:g}": {"lr": lr} for lr in (1.6e-2, 3.2e-2)}
+RATES = {f"lr {lr:g}": {"lr": lr} for lr in (1.6e-2, 3.2e-2, 6.4e-2)}
 GRID = {
     f"{i} {j} {k}, {name}": rate | dict(zip(TASKS, (2.0**i, 2.0**j, 2.0**k)))
     for i in range(7)
