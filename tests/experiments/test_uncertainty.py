@@ -92,7 +92,7 @@ def test_tuning_and_seeds_hold_what_the_claims_ask_for(monkeypatch):
     tuning = table(tune(TINY, TUNING, CPU), TUNING)
     judged = tuning[tuning["metric"] == "validation errors"]
     assert {*judged["arm"]} == {*ARMS} - {*CONTROLS}
-    assert {*judged.groupby(["arm", "task"], dropna=False)["setting"].nunique()} == {2}
+    assert {*judged.groupby(["arm", "task"], dropna=False)["setting"].nunique()} == {2, 3}
     shown = tuning[tuning["arm"] == GRIDDED]
     assert {*zip(shown["setting"], shown["metric"])} == {(s, t) for s in module.GRID for t in TASKS}
     settled = TINY.settle(tuning)
