@@ -21,7 +21,6 @@ CPU, SETTINGS, KINDS = torch.device("cpu"), module.SETTINGS, module.KINDS
 TINY = module.LECTURE.but(
     shares=(5, 10),
     sizes=(2, 5, 20),
-    tuned_at=(2, 5),
     pool=320,
     source_steps=1,
     neighbours=2,
@@ -77,7 +76,7 @@ def test_tuning_and_seeds_hold_what_the_claims_ask_for(asked, monkeypatch):
     )
     tuning = table(module.tune(TINY, TUNING, CPU), TUNING)
     assert {*asked} == {("fashion_mnist", "test"), ("fashion_mnist", "train"), ("mnist", "train")}
-    assert {*tuning.groupby(["arm", "tuned_at"])["setting"].nunique()} == {4}
+    assert {*tuning.groupby(["arm", "per_class"])["setting"].nunique()} == {4}
     assert {*tuning["arm"]} == {*SETTINGS}
     asked.clear()
     settled = TINY.settle(tuning)

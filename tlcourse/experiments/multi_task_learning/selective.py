@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tlcourse import lecture
 from tlcourse.claims import Claim, Given, contrast, greater
 from tlcourse.data import PHOTOS, Images, load, photo
-from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned, tuned_at
+from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
 from tlcourse.methods import selective as method
 from tlcourse.models import ConvNet
 from tlcourse.training import Batch, cross_entropy, fit, paired, predict, seed_everything
@@ -68,7 +68,6 @@ class Borrowing(Scale):
     arms: tuple[str, ...] = tuple(SETTINGS)
     shares: tuple[int, ...] = (5, SHARE, 20, 40)
     sizes: tuple[int, ...] = (2, SIZE, 10, 20)
-    tuned_at: tuple[int, ...] = (2, SIZE, 20)
     pool: int = 8_000
     source_steps: int = 600
     neighbours: int = 10
@@ -124,7 +123,7 @@ def run(scale: Borrowing, seed: int, device: torch.device) -> Iterator[Row]:
 def tune(scale: Borrowing, seed: int, device: torch.device) -> Iterator[Row]:
     """Every arm and setting, on clothes: errors in percent on other clothes."""
     task = task_of(scale, TUNED_ON, SHARE, seed, device)
-    for n in scale.tuned_at:
+    for n in scale.sizes:
         yield from tuned(
             cases(scale, task.but(n), arms_at(scale, SHARE, n)),
             lambda its: percent(predict(its.network, task.test).argmax(1) != task.test.labels),
@@ -221,7 +220,7 @@ def cases(scale: Borrowing, task: Task, arms: list[str]) -> Iterator[Case]:
         EVERY: pool.expand(len(nearest), -1),
         GABOR: retrieved(task, most, gabor=True) if GABOR in arms else nearest,
     }
-    at = {"tuned_at": tuned_at(scale.tuned_at, len(nearest) // len(task.target.classes))}
+    at = {"per_class": len(nearest) // len(task.target.classes)}
     for arm in arms:
         learn = partial(trained, scale, task, arm, lists.get(arm, nearest))
         yield Case(arm, SETTINGS[arm], learn, at)
@@ -285,7 +284,7 @@ def percent(yes: Tensor) -> float:
     return 100 * yes.float().mean().item()
 
 
-LECTURE = Borrowing(seeds=12, tuning_seeds=2, minutes=40)
+LECTURE = Borrowing(seeds=12, tuning_seeds=3, minutes=52)
 LIVE = Borrowing(
     arms=BY_SHARE,
     shares=(SHARE,),
