@@ -84,7 +84,7 @@ def test_a_teacher_is_better_than_the_student_alone():
 
 
 def test_slips_are_numbered_and_say_where_they_stand():
-    assert list(SLIPS) == [f"E{i}" for i in range(1, 12)]
+    assert list(SLIPS) == [f"E{i}" for i in range(1, 13)]
     for slip in SLIPS.values():
         assert slip.says
         assert slip.right

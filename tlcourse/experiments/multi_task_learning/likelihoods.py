@@ -99,7 +99,7 @@ EXPERIMENT = Experiment(
         ),
         _claim(
             "U2v",
-            "so it is for vectors",
+            "with log σ, as on the slide, it is so for vectors, too",
             source="lecture, uncertainty weighting, slide on two regression tasks: ‖y − f‖²",
             decide=exact("difference", tolerance=1e-4, arm=SLIDE, numbers=2),
             unit="nats between the sum and minus the log-likelihood; y has two numbers",
