@@ -301,8 +301,8 @@ LIVE = Uncertainty(
     steps=300,
     scenes=1_000,
     judged=500,
-    seeds=8,
-    minutes=2,
+    seeds=20,
+    minutes=4,
     settings={PLAIN: RATES["lr 0.032"], THREE: RATES["lr 0.032"]},
 )
 SEARCH = f"{len(GRID) // len(HIGHER)} weightings, {len(HIGHER)} rates, {LECTURE.tuning_seeds} seeds"
