@@ -362,6 +362,33 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     axes.grid(axis="y", visible=False)
 
 
+def line(
+    axes: Axes,
+    table: Mapping[float, Sequence[float]],
+    *,
+    label: str,
+    shift: float = 1.0,
+    **look: Any,
+) -> str:
+    """Means with their intervals over a number of something; returns them in words.
+
+    table: by that number, mean, low and high. shift: the numbers are drawn at so many times
+    themselves, so that lines stand side by side on a logarithmic axis. look: as in `plot`.
+    """
+    means, low, high = np.array([*table.values()], dtype=float).T
+    style: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2, **look}
+    places = np.array([*table]) * shift
+    axes.errorbar(places, means, [means - low, high - means], label=label, **style)
+    return f"{label} " + ", ".join(f"{mean:.1f} at {n:g}" for n, mean in zip(table, means))
+
+
+def log_axis(axes: Axes, numbers: Sequence[float]) -> None:
+    """A logarithmic axis below, marked with these numbers as they are and with no others."""
+    axes.set(xscale="log")
+    axes.set_xticks(numbers, [f"{n:,g}" for n in numbers])
+    axes.minorticks_off()
+
+
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
     """Move heights apart until neighbours differ by at least gap, as little as that takes."""
     order = np.argsort(heights)
