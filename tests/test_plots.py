@@ -81,7 +81,7 @@ def test_a_line_has_its_intervals_and_says_its_means():
     fig, axes = plots.figure()
     table = {5: (10.0, 9.0, 12.0), 10: (20.25, 18.0, 21.0)}
     assert (
-        plots.line(axes, table, label="ours", shift=2.0, color="red")
+        plots.mean_line(axes, table, label="ours", shift=2.0, color="red")
         == "ours 10.0 at 5, 20.2 at 10"
     )
     drawn, _, (bars,) = axes.containers[0]

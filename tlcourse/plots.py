@@ -362,7 +362,7 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def line(
+def mean_line(
     axes: Axes,
     table: Mapping[float, Sequence[float]],
     *,
