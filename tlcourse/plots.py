@@ -322,11 +322,22 @@ def _draw_gradient(axes: Axes, one: Scheme, row: int, blocks: Sequence[Block | N
     moving = [c for c, block in enumerate(blocks) if block and block.kind != "frozen"]
     ends = [one.find(end) for a, b, _ in one.losses for end in (a, b)]
     begin = max([end[1] for end in ends if end and end[0] == row], default=max(moving, default=0))
+    if not moving:
+        return
     y = -row * DOWN - HIGH / 2 - 0.13
+    start, end, bend = (begin * ACROSS + WIDE, y), (moving[0] * ACROSS + 0.05, y), "arc3"
+    above = [r for r, others in enumerate([*one.rows.values()][:row]) if _moves(others, moving[0])]
+    if moving[0] and blocks[moving[0] - 1] is None and above:  # on into what it branches from
+        end = moving[0] * ACROSS - 0.36, -above[-1] * DOWN - HIGH / 2 - 0.13
+        bend = "angle,angleA=0,angleB=90,rad=0"
     style = {"arrowstyle": "-|>", "linestyle": "--", "color": FAINT, "linewidth": 1.1}
-    if moving:
-        start = (begin * ACROSS + WIDE, y)
-        axes.annotate("", (moving[0] * ACROSS + 0.05, y), start, arrowprops=style)
+    axes.annotate("", end, start, arrowprops={**style, "connectionstyle": bend})
+
+
+def _moves(blocks: Sequence[Block | None], column: int) -> bool:
+    """Whether what stands left of this column is there and moves."""
+    left = blocks[column - 1] if 0 < column <= len(blocks) else None
+    return left is not None and left.kind != "frozen"
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:
