@@ -8,7 +8,7 @@ has them over the loss of the best constant answer.
 
 The grid weighs these standardised losses by powers of two on a triangle,
 :math:`w = 2^{(i, j, k)}, i + j + k = 6`: as Adam does not mind the size of a loss, only ratios
-count, and a step to a corner doubles one weight against another. In its middle all are alike. Its
+count, and a step doubles one weight and halves another. In its middle all are alike. Its
 best, like every rate, has the best mean log ratio to the single tasks on validation scenes.
 
 All arms of a seed have the same network, initial weights, batches and number of updates. There are
@@ -307,7 +307,7 @@ LIVE = Uncertainty(
 )
 SEARCH = f"{len(GRID) // len(HIGHER)} weightings, {len(HIGHER)} rates, {LECTURE.tuning_seeds} seeds"
 _SLIDE = "lecture, uncertainty weighting, table of three tasks; Kendall et al. 2018"
-_RATIO = "% by which errors fall, as the geometric mean of three tasks"
+_RATIO = "100 × the mean log ratio of three tasks, nearly %; above 0 is better"
 _EITHER = [(pair, task) for pair, tasks in PAIRS.items() for task in tasks]
 
 
