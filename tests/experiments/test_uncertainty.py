@@ -18,6 +18,7 @@ from tlcourse.experiments.multi_task_learning.uncertainty import (
     EXPERIMENT,
     GRID,
     GRIDDED,
+    HIGHER,
     HUNDRED,
     KINDS,
     LAPLACE,
@@ -184,7 +185,7 @@ def test_who_sees_which_scenes(monkeypatch):
     monkeypatch.setattr(module, "errors", lambda *a: judged.append(split_of(a[1])) or plain(*a))
     list(tune(TINY.but(arms=(BEST, PLAIN), steps=1), TUNING, CPU))
     assert {*learnt} == {"train"}
-    assert judged == ["validation"] * 2 + ["validation", "test"] * 2
+    assert judged == ["validation"] * len(RATES) + ["validation", "test"] * 2
     judged.clear()
     list(run(LIVE.but(**SMALL, steps=1), 0, CPU))
     assert {*learnt} == {"train"}
@@ -236,17 +237,18 @@ def test_the_grid_is_a_triangle_around_the_standardised_sum(some, fits):
     triples = {tuple(int(i) for i in name.split(",")[0].split()) for name in GRID}
     assert len(triples) == 28
     assert {sum(triple) for triple in triples} == {6}
-    assert len(GRID) == 28 * len(RATES)
+    assert {name.split(", ")[1] for name in GRID} == {*HIGHER} < {*RATES}
+    assert len(GRID) == 28 * len(HIGHER)
     assert GRID["1 0 5, lr 0.032"] == {"lr": 0.032, **dict(zip(TASKS, (2, 1, 32)))}
     way = ways(constant(some))[BEST]
-    middle = learn(TINY, some, 0, CPU, way, GRID["2 2 2, lr 0.016"]).weights[2]
-    plain = learn(TINY, some, 0, CPU, ways(constant(some))[STANDARD], RATES["lr 0.016"]).weights[2]
+    middle = learn(TINY, some, 0, CPU, way, GRID["2 2 2, lr 0.032"]).weights[2]
+    plain = learn(TINY, some, 0, CPU, ways(constant(some))[STANDARD], RATES["lr 0.032"]).weights[2]
     assert middle == pytest.approx({task: 4 * weight for task, weight in plain.items()})
 
 
 def test_the_best_of_the_grid_has_the_best_mean_log_ratio_on_validation_scenes(monkeypatch):
     """The single tasks' errors are the same for all weightings, so they cannot change the order."""
-    found = {"0 0 6, lr 0.016": (60, 1.0, 2.0), "6 0 0, lr 0.032": (50, 1.2, 1.3)}
+    found = {"0 0 6, lr 0.064": (60, 1.0, 2.0), "6 0 0, lr 0.032": (50, 1.2, 1.3)}
     monkeypatch.setattr(module, "GRID", {name: GRID[name] for name in found})
     monkeypatch.setattr(module, "learn", lambda *a: SimpleNamespace(network=a[-1]))
 
