@@ -29,6 +29,7 @@ MAY_USE = {  # what a part may import of the rest; everyone may use methods._che
     "exercises": {"methods", "metrics", "training", "exercises"},
     "widgets": {"widgets"},
     "plots": set(),
+    "chapters": {"plots"},  # the methods of the course, and their map: for notebooks
     "publish": {"publish", "widgets"},
     "living": {"lecture", "results", "experiments"},  # these two are for notebooks and cli
     "tables": {"claims", "experiments"},
@@ -81,7 +82,7 @@ def lines(*folders: str) -> int:
 
 
 def test_the_package_stays_compact():
-    of_chapters = {"experiments", "exercises", "widgets"}
+    of_chapters = {"experiments", "exercises", "widgets", "chapters.py"}
     page = {"plots.py", "tables.py", "living.py", "progress.py", "publish"}  # what a reader sees
     house = {file.relative_to(ROOT).parts[0] for file in FILES} - of_chapters - page - {"methods"}
     # the contract says 1,400; without Jacobians, uncertainty and retrieval it is below that

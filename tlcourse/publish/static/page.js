@@ -54,6 +54,15 @@
     text.data = text.data.slice(stop.length);
   }
 
+  /** A link to another notebook leads to its page, or nowhere where there is none. */
+  function lead(link) {
+    const [, notebook, part] = /^([^/:?#]+\.ipynb)(#.*)?$/.exec(decodeURIComponent(link.getAttribute("href"))) ?? [];
+    if (!notebook) return;
+    const page = tlcourseHost.pageOf(notebook);
+    if (page) link.setAttribute("href", page + (part ?? ""));
+    else link.removeAttribute("href");
+  }
+
   const boxes = new ResizeObserver((seen) => seen.forEach(({ target }) => reach(target)));
   const lines = new ResizeObserver((seen) => seen.forEach(({ target }) => fold(target)));
   function watch() {
@@ -69,6 +78,7 @@
     large.addEventListener("change", contents);
     contents();
     all("main table").forEach(frame);
+    all("main a[href*='.ipynb']").forEach(lead);
     watch();
   });
 
