@@ -89,6 +89,7 @@ def test_the_package_stays_compact():
     assert lines("methods") <= 1_960, "something is said twice"
     assert lines(*page) <= 1_250, "something is said twice"
     assert lines(*house) <= 3_150, "something is said twice"
+    assert lines("chapters.py") <= 260, "a method is a line or two, a setting a sentence"
 
 
 def test_what_belongs_to_chapters_stays_compact():

@@ -51,8 +51,8 @@ def write_page(
         same = path.is_file() and path.read_bytes() == content
         expect(same or not os.path.lexists(path), f"{path} is there and not of this page: move it")
     change(book)
-    mathjax, beside = f"{quote(files.name)}/tex-svg-full.js", target.parent.glob("*.html")
-    page = with_pictures(render(book, mathjax, [p.stem for p in beside]), notebook.parent)
+    mathjax, pages = f"{quote(files.name)}/tex-svg-full.js", {target, *target.parent.glob("*.html")}
+    page = with_pictures(render(book, mathjax, [p.stem for p in pages]), notebook.parent)
     write({**ours, target: page.encode()})
     return target
 

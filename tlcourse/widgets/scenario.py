@@ -44,13 +44,13 @@ class ScenarioWidget(CourseWidget):
         known = [_of("a setting", SETTING, each) for each in settings]
         named = [each["name"] for each in known]
         expect(len({*named}) == len(named), f"settings must have different names, got {named}")
-        held = sorted(case for each in known for case in (*each["table"], *each["ours"]))
-        wrong = sorted({*held} ^ {*CASES}) or [case for case in held if held.count(case) > 1]
+        held = [case for each in known for case in (*each["table"], *each["ours"])]
+        wrong = sorted({*held} ^ {*CASES} or {case for case in held if held.count(case) > 1})
         expect(not wrong, f"settings must hold each of the 16 cases once, look at {wrong}")
         shown = [_of("a method", METHOD, each) for each in methods]
         expect(len(shown) >= 1, "methods must be at least one, got none")
         for each in shown:
-            other = ", ".join({*each["fits"]} - {*named})
+            other = ", ".join(name for name in each["fits"] if name not in named)
             expect(not other, f"{each['name']!r} fits settings that are not there: {other}")
         super().__init__(settings=known, methods=shown, **state)
 
