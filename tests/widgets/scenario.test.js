@@ -34,7 +34,7 @@ test("an answer names the setting, lights up what fits, tells Python and is said
   assert.deepEqual(lit(el), ["<i>tuning</i>", "heads"]);
   radio(el, 1, 0).click();
   radio(el, 0, 1).click();
-  assert.equal(el.querySelector(".tlc-whose").textContent, "our reading: the survey has no such case");
+  assert.equal(el.querySelector(".tlc-whose").textContent, "our reading: Pan and Yang have no such case");
   assert.deepEqual([...el.querySelectorAll("li .tlc-unseen")].map((node) => node.textContent), [", fits", ", does not fit", ", fits"]);
   await pause(450);
   assert.equal(el.querySelector("[role=status]").textContent, "One task. The <b>tasks</b> agree. Fitting: <i>tuning</i> and growing.");

@@ -607,7 +607,7 @@ def test_tables_lie_in_boxes_and_a_widget_without_state_says_what_to_do(tmp_path
 
 @pytest.mark.slow
 def test_links_to_notebooks_lead_to_pages_that_are_there(tmp_path, browser):
-    links = ["03_there.ipynb", "03_there.ipynb#By-hand", "04_gone.ipynb", "%C3%BC%20x.ipynb"]
+    links = ["03_there.ipynb", "03_there.ipynb#By-hand", "./04_gone.ipynb", "%C3%BC%20x.ipynb"]
     links += ["#top", "https://example.org/03_there.ipynb", "images/03_there.ipynb", "x.png"]
     words = " ".join(f"[{i}]({link})" for i, link in enumerate(links))
     nbformat.write(

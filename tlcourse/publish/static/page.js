@@ -56,7 +56,7 @@
 
   /** A link to another notebook leads to its page, or nowhere where there is none. */
   function lead(link) {
-    const [, notebook, part] = /^([^/:?#]+\.ipynb)(#.*)?$/.exec(decodeURIComponent(link.getAttribute("href"))) ?? [];
+    const [, notebook, part] = /^(?:\.\/)?([^/:?#]+\.ipynb)(#.*)?$/.exec(decodeURIComponent(link.getAttribute("href"))) ?? [];
     if (!notebook) return;
     const page = tlcourseHost.pageOf(notebook);
     if (page) link.setAttribute("href", page + (part ?? ""));
@@ -78,8 +78,8 @@
     large.addEventListener("change", contents);
     contents();
     all("main table").forEach(frame);
-    all("main a[href*='.ipynb']").forEach(lead);
     watch();
+    all("main a[href*='.ipynb']").forEach(lead);
   });
 
   addEventListener("load", () => all(".figure img").forEach((img) => (img.style.minWidth = `${Math.round(0.6 * img.naturalWidth)}px`)));

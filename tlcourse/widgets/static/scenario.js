@@ -82,7 +82,7 @@ function render({ model, el, signal }) {
       if (yes) fitting.push(method.name);
     }
     name.textContent = setting.name[0].toUpperCase() + setting.name.slice(1);
-    whose.textContent = setting.ourReading ? "our reading: the survey has no such case" : "Pan and Yang 2010";
+    whose.textContent = setting.ourReading ? "our reading: Pan and Yang have no such case" : "Pan and Yang 2010";
     why.textContent = setting.why;
     count.textContent = fitting.length ? `Methods of this course that fit: ${fitting.length} of ${items.length}` : "No method of this course fits.";
     draw(answers);
