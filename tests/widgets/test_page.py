@@ -441,7 +441,7 @@ def test_a_setting_by_keyboard(opened):
         name, whose = (root.locator(f".tlc-named {tag}").inner_text() for tag in ("strong", "span"))
         assert name.lower() == setting.name.lower()
         assert ("our reading" in whose) == (case in setting.ours)
-        assert root.get_by_text(setting.why).is_visible()
+        assert root.locator(".tlc-setting p").last.inner_text() == setting.why
         fitting = [method.name for method in METHODS if setting.name in method.fits]
         assert lit.all_inner_texts() == fitting
         said = f"{len(fitting)} of {len(METHODS)}" if fitting else "No method of this course fits."
@@ -468,7 +468,7 @@ def test_a_method_leads_to_the_page_of_its_chapter_or_nowhere(opened, page):
         if m.notebook in there and m.written
     ]
     assert len(links) == 2
-    notes = [text.replace("\xa0", " ") for text in root.locator(".tlc-chapter").all_inner_texts()]
+    notes = [" ".join(text.split()) for text in root.locator(".tlc-chapter").all_inner_texts()]
     assert {notes[i] for i, m in enumerate(METHODS) if m.chapter == 1} == {"this chapter"}
     assert {notes[i] for i, m in enumerate(METHODS) if not m.written} <= {"chapter 7, to come"}
 
