@@ -241,7 +241,7 @@ def _mark(axes: Axes, column: str, text: str, at: tuple[float, float], width: fl
         return
     look = BLOCKS["frozen" if column == "freezes" else "new"]
     style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", **look}
-    axes.add_patch(FancyBboxPatch((x, y - 0.19), width, 0.38, **style))
+    axes.add_patch(FancyBboxPatch((x, y - 0.18), width, 0.36, **style))
     inside = axes.text(x + width / 2, y, lines, ha="center", **words)
     if column == "freezes":
         inside.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})
