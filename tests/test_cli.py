@@ -135,7 +135,8 @@ def test_list_names_experiments_scales_and_arms_by_chapter(said):
     heads = [line for line in out.splitlines() if line[:1].strip()]
     assert [head.split()[0] for head in heads[:3]] == ["arm:", "scale:", "seed:"]
     assert heads[3:5] == ["Fine tuning", "Knowledge distillation"]
-    assert heads[5:8] == ["Attention transfer", "Jacobian matching", "Continual learning"]
+    assert heads[5:7] == ["Attention transfer", "Jacobian matching"]
+    assert heads[7:9] == ["Multi task learning", "Continual learning"]
     assert "\n  distillation: Does a small network" in out
     assert "\n    arms: teacher · alone · T=1" in out
     assert re.search(r"\n    lecture: \w+; \d+ seeds, about \d+ min of one core; recorded on ", out)

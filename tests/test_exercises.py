@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import entropy
 from torch import nn
 from torch.func import functional_call, hessian, jacrev, vmap
 
@@ -30,7 +31,9 @@ from tlcourse.exercises import (
     hint,
     jacobian,
     lwf,
+    multi_task,
     on_average,
+    selective,
     solution,
 )
 from tlcourse.exercises._box import source
@@ -43,10 +46,13 @@ from tlcourse.methods.growing import ScaledNorm, widen
 from tlcourse.methods.jacobian import class_jacobian, jacobian_loss
 from tlcourse.methods.lwf import lwf_loss, response_loss
 from tlcourse.methods.saliency import grad_cam
+from tlcourse.methods.selective import equal_mass_bins, symmetric_kl
+from tlcourse.methods.uncertainty import UncertaintyWeighting
 from tlcourse.metrics import backward_transfer, forgetting
 
 OF_ROWS = list(jacobian.EXERCISES | on_average.EXERCISES)
 NETWORKS = {"freeze", "rates_by_group", "find_the_bug_checkpoint", "widen"}  # no numbers come back
+NETWORKS |= {"find_the_bug_weighting"}
 PLANTED = [
     (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
 ]
@@ -332,6 +338,18 @@ def of_class_jacobian(model, x, classes):
     return J
 
 
+def of_uncertainty_weighting(losses, s, kinds):
+    tasks = {str(i): kind for i, kind in enumerate(kinds)}
+    return functional_call(UncertaintyWeighting(tasks), {"s": s}, dict(zip(tasks, losses)))
+
+
+def with_the_packages_groups(network, weighting, lr, s_lr, decay):
+    """Of what is registered first; biases do not decay."""
+    weighting.s = nn.ParameterList(weighting.s)
+    groups = [*parameter_groups(network, lr), *parameter_groups(weighting, s_lr)]
+    return torch.optim.AdamW(groups, weight_decay=decay)
+
+
 OF_THE_PACKAGE = {
     "freeze": freeze,
     "rates_by_group": parameter_groups,
@@ -344,6 +362,10 @@ OF_THE_PACKAGE = {
     "class_jacobian": of_class_jacobian,
     "jacobian_loss": jacobian_loss,
     "find_the_bug_jacobian": with_the_packages_rows,
+    "equal_mass_bins": lambda target, source, bins: equal_mass_bins(target, lambda x: [x], bins),
+    "symmetric_kl": symmetric_kl,
+    "uncertainty_weighting": of_uncertainty_weighting,
+    "find_the_bug_weighting": with_the_packages_groups,
     "old_loss": response_loss,
     "lwf": lwf_loss,
     "forgetting": forgetting,
@@ -417,7 +439,7 @@ def test_a_stub_in_part(name):
 
 
 LOSSES = ["loss", "find_the_bug", "attention_loss", "find_the_bug_attention", "jacobian_loss"]
-LOSSES += ["old_loss", "lwf"]
+LOSSES += ["uncertainty_weighting", "find_the_bug_means", "old_loss", "lwf"]
 
 
 def without_gradient(loss):
@@ -467,7 +489,10 @@ def test_a_loss_that_is_no_number_is_told(name):
     assert said(name, lambda *a: [EXERCISES[name].reference(*a)]) == f"{wanted}list."
 
 
-@pytest.mark.parametrize("name", ["loss", "jacobian_loss", "old_loss", "lwf"])
+@pytest.mark.parametrize(
+    "name",
+    ["loss", "jacobian_loss", "uncertainty_weighting", "find_the_bug_means", "old_loss", "lwf"],
+)
 def test_a_loss_that_changes_its_arguments_is_told(name):
     def answer(*arguments):
         arguments[0].mul_(2)
@@ -1023,6 +1048,253 @@ def test_a_jacobian_loss_without_any_gradient_says_where_it_is_lost():
     assert said("find_the_bug_jacobian", answer) == f"{NO_GRADIENT}it is lost at `.detach()`."
 
 
+# several tasks
+
+
+def bin_by_bin(p, q, layers):
+    """With SciPy, whose entropy of two is KL."""
+    w = np.repeat([1 / c / len(layers) for c in layers], layers)
+    p, q = (h.double().numpy() + 2.2e-16 for h in (p, q))
+    both = [[(entropy(a, b, axis=1) + entropy(b, a, axis=1)) @ w / 2 for b in q] for a in p]
+    return np.array(both)
+
+
+def by_kl_div(p, q, layers):
+    def kl(p, q):
+        each = F.kl_div((q + 2.2e-16).log(), p + 2.2e-16, reduction="none").sum(-1)
+        return sum(part.mean(-1) for part in each.split(layers, -1)) / len(layers)
+
+    return (kl(p[:, None], q[None]) + kl(q[None], p[:, None])) / 2
+
+
+def clamped(p, q, layers):
+    P, Q = (h.clamp(min=2.2e-16).log() for h in (p, q))
+    d = torch.einsum("ncb,nmcb->nmc", p, P[:, None] - Q) - torch.einsum(
+        "mcb,nmcb->nmc", q, P[:, None] - Q
+    )
+    return sum(part.mean(2) for part in d.split(layers, 2)) / len(layers) / 2
+
+
+@pytest.mark.parametrize("answer", [bin_by_bin, by_kl_div, clamped])
+def test_a_distance_of_histograms_written_differently_is_right(answer):
+    assert said("symmetric_kl", answer) == "Right."
+
+
+def quotients(p, q, layers, *, above=0.0, below=0.0):
+    w = torch.tensor([1 / len(layers) / c for c in layers for _ in range(c)])[:, None]
+    p, q = p[:, None], q[None]
+    there, back = ((a + above) / (b + below) for a, b in ((p, q), (q, p)))
+    return (w * (p * there.log() + q * back.log())).sum((2, 3)) / 2
+
+
+@pytest.mark.parametrize("above", [0.0, 2.2e-16])
+def test_an_empty_bin_is_told_however_the_sum_is_written(above):
+    text = said("symmetric_kl", lambda p, q, layers: quotients(p, q, layers, above=above))
+    assert text.startswith("Not yet: an empty bin in either histogram makes the distance infinite")
+    kept = said(
+        "symmetric_kl", lambda p, q, layers: quotients(p, q, layers, above=1e-4, below=1e-4)
+    )
+    assert "\n  p 0, q " in kept
+
+
+def midway(target, source, bins):
+    """In NumPy; between the last of one bin and the first of the next."""
+    rows = np.sort(np.moveaxis(target.numpy(), 1, 0).reshape(target.shape[1], -1), 1)
+    first = np.arange(1, bins) * rows.shape[1] // bins
+    return (rows[:, first - 1] + rows[:, first]) / 2
+
+
+def by_quantiles(target, source, bins):
+    rows = target.movedim(1, 0).flatten(1)
+    return torch.quantile(rows, torch.linspace(0, 1, bins + 1)[1:-1], dim=1).T
+
+
+def in_loops(target, source, bins):
+    return [
+        torch.stack([part.max() for part in channel.flatten().sort().values.chunk(bins)[:-1]])
+        for channel in target.unbind(1)
+    ]
+
+
+@pytest.mark.parametrize("answer", [midway, by_quantiles, in_loops])
+def test_an_edge_may_stand_anywhere_between_two_values(answer):
+    assert said("equal_mass_bins", answer) == "Right."
+
+
+def test_edges_of_another_shape_or_place_are_told():
+    wanted = "Not yet: return bins − 1 edges, the inner ones, of each channel: (2, 2); got "
+
+    def all_of_them(target, source, bins):
+        return torch.quantile(target.movedim(1, 0).flatten(1), torch.linspace(0, 1, bins + 1), 1)
+
+    assert said("equal_mass_bins", all_of_them) == f"{wanted}shape (4, 2)."
+    assert said("equal_mass_bins", lambda *a: "edges") == f"{wanted}str."
+    text = said("equal_mass_bins", lambda *a: by_quantiles(*a).flip(0))
+    assert text.splitlines()[1] == (
+        "  the share of the target's values in each bin, channel 0, bin 0 (counted from 0)"
+    )
+
+
+def by_sigma(losses, s, kinds):
+    total = 0.0
+    for L, sigma, kind in zip(losses, torch.exp(s / 2), kinds):
+        half = 2 if kind == "regression" else 1
+        total = total + L / (half * sigma**2) + torch.log(sigma)
+    return total
+
+
+def by_densities(losses, s, kinds):
+    """Minus logs of normal densities, but for their constant; by torch's own."""
+    half = torch.tensor([0.5 * (kind == "classification") for kind in kinds])
+    zero = torch.zeros_like(losses)
+    normal = -torch.distributions.Normal(zero, torch.exp(s / 2)).log_prob(losses.sqrt())
+    return (normal - np.log(2 * np.pi) / 2 + half * losses / torch.exp(s)).sum()
+
+
+@pytest.mark.parametrize("answer", [by_sigma, by_densities])
+def test_a_total_by_sigma_is_right(answer):
+    assert said("uncertainty_weighting", answer) == "Right."
+
+
+def test_a_total_that_is_wrong_in_another_way_names_its_part():
+    def answer(losses, s, kinds):
+        return multi_task.weighted_total(losses, 0.9 * s + 0.1 * s.detach(), kinds)
+
+    assert said("uncertainty_weighting", answer).splitlines()[1] == (
+        "  the gradient at `s`, task 0 (counted from 0)"
+    )
+    kept = said("uncertainty_weighting", lambda losses, s, kinds: by_sigma(losses, s.relu(), kinds))
+    assert kept.startswith("Not yet: s is kept at 0 or above")
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_the_best_s_is_where_the_packages_total_is_least(kind):
+    L = torch.tensor(0.3)
+    weigh = UncertaintyWeighting({"task": kind})
+    s, least, bound = multi_task.best_s(0.3, kind)
+    grid = torch.linspace(s - 1, s + 1, 2001)
+    totals = [functional_call(weigh, {"s": x[None]}, {"task": L}).item() for x in grid]
+    assert np.argmin(totals) == 1000
+    assert min(totals) == pytest.approx(least, abs=1e-6)
+    assert multi_task.best_s(bound, kind)[1] == pytest.approx(0, abs=1e-12)
+    assert multi_task.best_s(0.99 * bound, kind)[1] < 0 < multi_task.best_s(1.01 * bound, kind)[1]
+
+
+def test_three_numbers_are_asked_for():
+    text = said("why_negative", lambda L, kind: np.log(L))
+    assert text == "Not yet: return three numbers: the best s, the total there, and the bound."
+
+    def doubled(L, kind):
+        s, least, bound = multi_task.best_s(L, kind)
+        return s, 2 * least, bound
+
+    assert "\n  the total at the best s\n" in said("why_negative", doubled)
+
+
+def as_the_sum_was_found(seg, inst, depth, item):
+    """As the notebook shows it."""
+    return seg.mean() + (inst * item).mean() + depth[item].mean()
+
+
+def means_by_masks(*, of_depth=slice(None), safe=True):
+    def answer(seg, inst, depth, item):
+        own = inst[item]
+        found = seg.mean() + (depth[item] if of_depth == "item" else depth).mean()
+        return found + own.mean() if len(own) or not safe else found
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (means_by_masks(), "Right."),
+        (
+            lambda seg, inst, depth, item: (
+                seg.mean() + inst[item].mean().nan_to_num() + depth.mean()
+            ),
+            "Right.",
+        ),
+        (as_the_sum_was_found, "Not yet: this is the sum as it was found."),
+        (means_by_masks(safe=False), "Not yet: the means are right, but a batch without any item"),
+        (means_by_masks(of_depth="item"), "Not yet: `inst` is divided by its own pixels now"),
+        (
+            lambda seg, inst, depth, item: (
+                seg.mean() + (inst * item).sum() / (item.sum() + 1) + depth.mean()
+            ),
+            "Not yet. For seg = ",
+        ),
+    ],
+)
+def test_means_over_pixels_are_told_apart(answer, expected):
+    assert said("find_the_bug_means", answer).startswith(expected)
+
+
+def as_the_optimizer_was_found(network, weighting, lr, s_lr, decay):
+    """As the notebook shows it."""
+    parameters = [*network.parameters(), *weighting.parameters()]
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
+
+
+def registered(make):
+    def answer(network, weighting, lr, s_lr, decay):
+        weighting.s = make(weighting.s)
+        groups = [{"params": weighting.parameters(), "lr": s_lr, "weight_decay": 0}]
+        groups += [{"params": network.parameters()}]
+        return torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9)
+
+    return answer
+
+
+def copied(network, weighting, lr, s_lr, decay):
+    copies = [nn.Parameter(s.detach().clone()) for s in weighting.s]
+    groups = [{"params": network.parameters(), "lr": lr, "weight_decay": decay}]
+    groups += [{"params": copies, "lr": s_lr, "weight_decay": 0}]
+    return torch.optim.AdamW(groups)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (registered(nn.ParameterList), "Right."),
+        (registered(lambda s: nn.Parameter(torch.zeros(len(s)))), "Right."),
+        (registered(list), "Not yet: s is in no group, as in the function as it was found"),
+        (as_the_optimizer_was_found, "Not yet: s is in no group, as in the function as it was"),
+        (copied, "Not yet: s is in no group, as in the function as it was found"),
+        (
+            lambda network, weighting, lr, s_lr, decay: [{"params": weighting.s}],
+            "Not yet: return the optimizer; got list.",
+        ),
+    ],
+)
+def test_how_s_gets_into_the_optimizer_is_free(answer, expected):
+    assert said("find_the_bug_weighting", answer).startswith(expected)
+
+
+def test_only_some_of_s_or_of_the_network_is_not_enough():
+    def answer(network, weighting, lr, s_lr, decay):
+        groups = [{"params": network[0].parameters(), "lr": lr, "weight_decay": decay}]
+        groups += [{"params": weighting.s[:1], "lr": s_lr, "weight_decay": 0}]
+        return torch.optim.AdamW(groups)
+
+    given, part, *_, got = said("find_the_bug_weighting", answer).splitlines()
+    assert given == "Not yet. For lr = 0.001, s_lr = 0.02, decay = 0.1"
+    assert part == "  the network's parameters"
+    assert got.endswith("2.weight: in no group; 2.bias: in no group'")
+
+
+@pytest.mark.parametrize("make", [as_the_optimizer_was_found, multi_task.optimizer_of_both])
+def test_what_the_optimizer_as_it_was_found_leaves_at_0(make):
+    network, weighting = nn.Linear(3, 2), multi_task.AsFound(2)
+    optimizer = make(network, weighting, lr=1e-3, s_lr=1e-2, decay=0.1)
+    losses = network(torch.randn(5, 3)).square().mean(0)
+    kinds = ["regression", "regression"]
+    multi_task.weighted_total(losses, torch.stack(weighting.s), kinds).backward()
+    optimizer.step()
+    moved = [s.item() != 0 for s in weighting.s]
+    assert moved == [make is multi_task.optimizer_of_both] * 2
+
+
 # a diagnosis is only given for what it says
 
 
@@ -1128,12 +1400,14 @@ def test_the_entry_that_differs_is_named_and_shown():
     assert float(got[11:]) - float(expected[11:]) == pytest.approx(3e-4, rel=0.4)
 
 
-@pytest.mark.parametrize("name", [name for name in EXERCISES if name not in NETWORKS])
+@pytest.mark.parametrize(
+    "name", [name for name in EXERCISES if name not in NETWORKS | {"equal_mass_bins"}]
+)
 @pytest.mark.parametrize("off", [3e-4, 3e-3, 0.3])
 def test_expected_and_got_never_look_alike(name, off):
     def answer(*arguments):
         found = EXERCISES[name].reference(*arguments)
-        return (found[0] * (1 + off), found[1]) if isinstance(found, tuple) else found * (1 + off)
+        return (found[0] * (1 + off), *found[1:]) if isinstance(found, tuple) else found * (1 + off)
 
     *_, expected, got = said(name, answer).split("\n")
     assert expected.removeprefix("  expected ") != got.removeprefix("  got      ")
@@ -1308,7 +1582,11 @@ RETURNED = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "exercise", ["soften", "loss", "find_the_bug_lwf", "scaled_norm", *OF_ROWS, *sorted(NETWORKS)]
+    "exercise",
+    [
+        *["soften", "loss", "find_the_bug_lwf", "scaled_norm", *OF_ROWS, *sorted(NETWORKS)],
+        *["equal_mass_bins", "symmetric_kl", "why_negative", "find_the_bug_means"],
+    ],
 )
 @pytest.mark.parametrize("kind", [*RAISED, *RETURNED])
 def test_whatever_an_answer_does_gets_a_short_verdict(kind, exercise, capsys):
@@ -1472,9 +1750,10 @@ def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name
         distillation.EXERCISES,
         attention.EXERCISES,
         jacobian.EXERCISES | on_average.EXERCISES,
+        selective.EXERCISES | multi_task.EXERCISES,
         lwf.EXERCISES,
     ],
-    ids=["fine_tuning", "distillation", "attention", "jacobian", "lwf"],
+    ids=["fine_tuning", "distillation", "attention", "jacobian", "multi_task", "lwf"],
 )
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
     core = [e.kind for e in chapter.values() if e.core]

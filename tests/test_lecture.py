@@ -53,6 +53,8 @@ def test_methods_are_called_as_the_experiments_call_them():
     ours = {*lecture.MNIST, *lecture.CIFAR10["WRN-16-1 ← 16-2"], *lecture.CUB_AND_SCENES["CUB"]}
     ours |= {*lecture.JACOBIANS["1"], *lecture.SCENES["5"]}
     assert ours | {*lecture.LWF_OLD["I→VOC"]} - {"accuracy of LwF"} <= arms
+    weighed = {method for column in lecture.TASK_WEIGHTS.values() for method in column}
+    assert weighed <= {*EXPERIMENTS["uncertainty"].arms}
 
 
 def test_numbers_of_the_slides():
@@ -66,6 +68,7 @@ def test_numbers_of_the_slides():
     assert lecture.SCENES["full"]["CE, pre-trained"] == 71.42
     assert lecture.SELECTIVE["Flowers"]["fine-tuning"] == 92.3
     assert lecture.TASK_WEIGHTS["segmentation"]["unweighted"] == 50.1
+    assert lecture.TASK_WEIGHTS["depth"]["instance + depth"] == 0.539
     assert lecture.LWF_OLD["I→MNIST"]["feature extraction"] == 7.3
     assert lecture.LWF_NEW["P→CUB"]["feature extraction"] == -12.3
     assert lecture.LWF_TEST_AND_VGG["I→CUB old"]["fine-tuning"] == -9.9
@@ -81,7 +84,7 @@ def test_a_teacher_is_better_than_the_student_alone():
 
 
 def test_slips_are_numbered_and_say_where_they_stand():
-    assert list(SLIPS) == [f"E{i}" for i in range(1, 12)]
+    assert list(SLIPS) == [f"E{i}" for i in range(1, 13)]
     for slip in SLIPS.values():
         assert slip.says
         assert slip.right
@@ -125,6 +128,12 @@ def test_slips_agree_with_the_tables_that_they_quote():
         ("few_data", "J8"): "5 of 6",
         ("distant", "J6"): "10 of 10",
         ("distant", "J7"): "5 of 5",
+        ("uncertainty", "U4"): "segmentation 63.4 / 50.1, instance 3.5 / 3.79, depth 0.522 / 0.592",
+        ("uncertainty", "U4t"): "3 of 3",
+        ("uncertainty", "U5"): "3 of 3",
+        ("uncertainty", "U6"): "3 of 3",
+        ("uncertainty", "U7"): "segmentation 59.4 / 50.1",
+        ("uncertainty", "U8"): "5 of 6",
         ("forgetting", "L3"): "new 7 of 7",
         ("forgetting", "L4"): "new 4 of 7, 1 tie",
         ("forgetting", "L5"): "both 25 of 28",

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -346,6 +347,14 @@ def test_what_is_folded(tmp_path):
     assert "ours" in folds[2][1]
     assert "drawing" not in page
     assert "asking" not in page
+
+
+def test_a_page_knows_the_pages_that_lie_beside_it(tmp_path):
+    for name in ('a "b" & c.html', "d.html", "e.htm"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    page = write_page(saved(tmp_path / "one.ipynb", RAN), tmp_path / "one.html").read_text("utf-8")
+    _, beside = re.search(r"<html[^>]* data-beside=(['\"])(.*?)\1", page).groups()
+    assert unescape(beside) == 'a "b" & c/d/one'
 
 
 def test_a_number_from_a_record_keeps_what_it_says(tmp_path):

@@ -77,6 +77,23 @@ def test_intervals_write_the_mean_of_every_row():
     plt.close(fig)
 
 
+def test_a_line_has_its_intervals_and_says_its_means():
+    fig, axes = plots.figure()
+    table = {5: (10.0, 9.0, 12.0), 10: (20.25, 18.0, 21.0)}
+    assert (
+        plots.mean_line(axes, table, label="ours", shift=2.0, color="red")
+        == "ours 10.0 at 5, 20.2 at 10"
+    )
+    drawn, _, (bars,) = axes.containers[0]
+    assert drawn.get_xydata().tolist() == [[10, 10], [20, 20.25]]
+    assert [bar[:, 1].tolist() for bar in bars.get_segments()] == [[9, 12], [18, 21]]
+    plots.log_axis(axes, [5, 10, 1000])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "10", "1,000"]
+    assert axes.get_xscale() == "log"
+    assert len(axes.xaxis.get_minorticklocs()) == 0
+    plt.close(fig)
+
+
 def two_rows(**changes):
     rows = {
         "teacher": plots.frozen("body", "head"),

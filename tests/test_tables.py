@@ -25,6 +25,7 @@ CHAPTERS = [
     "knowledge_distillation",
     "attention_transfer",
     "jacobian_matching",
+    "multi_task_learning",
     "continual_learning",
 ]
 

@@ -29,6 +29,7 @@ MAY_USE = {  # what a part may import of the rest; everyone may use methods._che
     "exercises": {"methods", "metrics", "training", "exercises"},
     "widgets": {"widgets"},
     "plots": set(),
+    "chapters": {"plots"},  # the methods of the course, and their map: for notebooks
     "publish": {"publish", "widgets"},
     "living": {"lecture", "results", "experiments"},  # these two are for notebooks and cli
     "tables": {"claims", "experiments"},
@@ -81,13 +82,15 @@ def lines(*folders: str) -> int:
 
 
 def test_the_package_stays_compact():
-    of_chapters = {"experiments", "exercises", "widgets"}
+    of_chapters = {"experiments", "exercises", "widgets", "chapters.py"}
     page = {"plots.py", "tables.py", "living.py", "progress.py", "publish"}  # what a reader sees
     house = {file.relative_to(ROOT).parts[0] for file in FILES} - of_chapters - page - {"methods"}
-    # the contract says 1,400; without Jacobians, uncertainty, retrieval and adaptation it is below
-    assert lines("methods") <= 2_080, "something is said twice"
-    assert lines(*page) <= 1_250, "something is said twice"
+    # the contract says 1,400; Jacobians, uncertainty, retrieval, adaptation, progressive networks
+    # and sensitivity added the rest
+    assert lines("methods") <= 2_410, "something is said twice"
+    assert lines(*page) <= 1_290, "something is said twice"
     assert lines(*house) <= 3_150, "something is said twice"
+    assert lines("chapters.py") <= 260, "a method is a line or two, a setting a sentence"
 
 
 def test_what_belongs_to_chapters_stays_compact():

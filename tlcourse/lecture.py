@@ -185,6 +185,7 @@ E9 | 472 | Flowers without the source: 92.3 | 90.2 | README of the authors' code
 E10 | 179 | outperforms most task-customised CNNs | on 3 sets of 4 | its own table, GROWN
 E11 | 380, 392 | Jacobians help with small data, and all transfer | without CE not from 100 images a
      class on, with CE not with all 500; for all of Scenes by 0.07 | its own JACOBIANS and SCENES
+E12 | 503, 515 | beside ‖y − f‖² stands log σ | D·log σ, for D numbers | the normal density
 """
 _EACH = [" ".join(slip.split()).split(" | ") for slip in re.split(r"\n(?=E)", _SLIPS.strip())]
 SLIPS = {id: Slip(id, *more) for id, *more in _EACH}

@@ -322,11 +322,22 @@ def _draw_gradient(axes: Axes, one: Scheme, row: int, blocks: Sequence[Block | N
     moving = [c for c, block in enumerate(blocks) if block and block.kind != "frozen"]
     ends = [one.find(end) for a, b, _ in one.losses for end in (a, b)]
     begin = max([end[1] for end in ends if end and end[0] == row], default=max(moving, default=0))
+    if not moving:
+        return
     y = -row * DOWN - HIGH / 2 - 0.13
+    start, end, bend = (begin * ACROSS + WIDE, y), (moving[0] * ACROSS + 0.05, y), "arc3"
+    above = [r for r, others in enumerate([*one.rows.values()][:row]) if _moves(others, moving[0])]
+    if moving[0] and blocks[moving[0] - 1] is None and above:  # on into what it branches from
+        end = moving[0] * ACROSS - 0.36, -above[-1] * DOWN - HIGH / 2 - 0.13
+        bend = "angle,angleA=0,angleB=90,rad=0"
     style = {"arrowstyle": "-|>", "linestyle": "--", "color": FAINT, "linewidth": 1.1}
-    if moving:
-        start = (begin * ACROSS + WIDE, y)
-        axes.annotate("", (moving[0] * ACROSS + 0.05, y), start, arrowprops=style)
+    axes.annotate("", end, start, arrowprops={**style, "connectionstyle": bend})
+
+
+def _moves(blocks: Sequence[Block | None], column: int) -> bool:
+    """Whether what stands left of this column is there and moves."""
+    left = blocks[column - 1] if 0 < column <= len(blocks) else None
+    return left is not None and left.kind != "frozen"
 
 
 def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]) -> None:
@@ -360,6 +371,33 @@ def intervals(axes: Axes, table: Any, *, unit: str) -> None:
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)
+
+
+def mean_line(
+    axes: Axes,
+    table: Mapping[float, Sequence[float]],
+    *,
+    label: str,
+    shift: float = 1.0,
+    **look: Any,
+) -> str:
+    """Means with their intervals over a number of something; returns them in words.
+
+    table: by that number, mean, low and high. shift: the numbers are drawn at so many times
+    themselves, so that lines stand side by side on a logarithmic axis. look: as in `plot`.
+    """
+    means, low, high = np.array([*table.values()], dtype=float).T
+    style: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2, **look}
+    places = np.array([*table]) * shift
+    axes.errorbar(places, means, [means - low, high - means], label=label, **style)
+    return f"{label} " + ", ".join(f"{mean:.1f} at {n:g}" for n, mean in zip(table, means))
+
+
+def log_axis(axes: Axes, numbers: Sequence[float]) -> None:
+    """A logarithmic axis below, marked with these numbers as they are and with no others."""
+    axes.set(xscale="log")
+    axes.set_xticks(numbers, [f"{n:,g}" for n in numbers])
+    axes.minorticks_off()
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

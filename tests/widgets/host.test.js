@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { makeModel, valuesOf } from "./setup.js";
+import { makeModel, pageOf, valuesOf } from "./setup.js";
 
 test("a model tells who listens, once, and only of changes", () => {
   const model = makeModel({ T: 1 }), heard = [];
@@ -30,4 +30,14 @@ test("buffers go back to their places, in base64 and hex", () => {
   const values = valuesOf({ state: { x: null, deep: [0, null] }, buffers });
   assert.deepEqual([values.x.getUint8(2), values.x.byteLength, values.deep[1].getUint8(0)], [3, 3, 255]);
   assert.deepEqual(valuesOf({ state: { a: 1 } }), { a: 1 });
+});
+
+test("a link to a notebook leads to its page if that lies beside this one, or if nobody knows what does", () => {
+  const { dataset } = document.documentElement;
+  assert.equal(pageOf("03_distillation.ipynb"), "03_distillation.html");
+  dataset.beside = "a & b/03_distillation/ü";
+  assert.deepEqual(["03_distillation.ipynb", "a & b.ipynb", "04_attention.ipynb", "3_distillation.ipynb"].map(pageOf), ["03_distillation.html", "a%20%26%20b.html", null, null]);
+  dataset.beside = "";
+  assert.equal(pageOf("03_distillation.ipynb"), null);
+  delete dataset.beside;
 });

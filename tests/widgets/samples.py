@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from tlcourse.chapters import scenarios
 from tlcourse.widgets import (
     AttentionWidget,
     ForgettingWidget,
     LossWeightsWidget,
     PredictionWidget,
+    ScenarioWidget,
     SobolevWidget,
     TemperatureWidget,
 )
@@ -104,3 +106,7 @@ def loss_weights(**options: Any) -> LossWeightsWidget:
 
 def sobolev(**options: Any) -> SobolevWidget:
     return SobolevWidget(**options)
+
+
+def scenario(**options: Any) -> ScenarioWidget:
+    return ScenarioWidget(**scenarios() | options)

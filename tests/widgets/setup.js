@@ -25,7 +25,7 @@ export function namesIn(root) {
 }
 
 vm.runInThisContext(read("publish/static/host.js"));
-export const { makeModel, valuesOf } = globalThis.tlcourseHost;
+export const { makeModel, pageOf, valuesOf } = globalThis.tlcourseHost;
 
 export const view = (array) => new DataView(array.buffer, array.byteOffset, array.byteLength);
 

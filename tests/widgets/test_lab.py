@@ -12,7 +12,8 @@ from samples import weightings
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
-    "from samples import forgetting, looks, loss_weights, prediction, sobolev, temperature",
+    "from samples import forgetting, looks, loss_weights, prediction\n"
+    "from samples import scenario, sobolev, temperature",
     "widget = temperature(T=2.0)\nwidget",
     "asked = prediction()\nasked",
     "print('T is', widget.T)",
@@ -26,6 +27,8 @@ SOURCES = [
     "print('points', fits.points, fits.length_scale)",
     "sums = loss_weights(at=0)\nsums",
     "print('at', sums.at, sums.coloured_by)",
+    "case = scenario(here='01_what_is_transfer_learning.ipynb')\ncase",
+    "print('case', case.same_domain, case.same_task, case.source_labels, case.target_labels)",
 ]
 
 MORE = [
@@ -52,6 +55,8 @@ def folder(tmp_path_factory):
         cells = [nbformat.v4.new_code_cell(text) for text in texts]
         book = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
         nbformat.write(book, folder / f"{name}.ipynb")
+    chapter = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A chapter")])
+    nbformat.write(chapter, folder / "03_knowledge_distillation.ipynb")
     return folder
 
 
@@ -114,7 +119,7 @@ def lab(server, browser):
     tab.wait_for_selector(".tlc-temperature", timeout=60_000)
     tab.wait_for_selector(".tlc-prediction", timeout=60_000)
     tab.wait_for_function(
-        "document.querySelectorAll('.jp-Cell .jp-InputPrompt')[13]?.textContent.includes('14')",
+        "document.querySelectorAll('.jp-Cell .jp-InputPrompt')[15]?.textContent.includes('16')",
         timeout=60_000,
     )
     yield tab
@@ -227,6 +232,29 @@ def test_weights_and_the_task_that_is_shown_reach_python(lab):
     runs = [(6 * run["weights"]).round().tolist() for run in weightings()]
     assert says(lab, 13) == f"at {runs.index([1, 2, 3])} centres"
     assert sources(lab) == before
+
+
+@pytest.mark.slow
+def test_answers_reach_python_and_a_method_leads_to_its_notebook(lab, server):
+    before = sources(lab)
+    root = lab.locator(".tlc-scenario")
+    root.get_by_role("radio").first.focus()
+    for key in ("ArrowDown", "b", "Tab", "Tab", "ArrowRight", "Shift+Enter", "Tab"):
+        lab.keyboard.press(key)
+    lab.wait_for_timeout(500)
+    assert says(lab, 15) == "case False True False True"
+    assert sources(lab) == before
+    link = root.get_by_role("link", name="distillation")
+    there = server.split("?")[0].replace("one.ipynb", "03_knowledge_distillation.ipynb")
+    assert link.evaluate("a => a.href") == there
+    link.focus()
+    with lab.context.expect_page() as news:
+        lab.keyboard.press("Enter")
+    chapter = news.value
+    chapter.locator(".jp-NotebookPanel h1").get_by_text("A chapter").wait_for(timeout=60_000)
+    assert chapter.url.split("?")[0].endswith("03_knowledge_distillation.ipynb")
+    chapter.close()
+    assert lab.complaints == []
 
 
 def opened(tab, name):

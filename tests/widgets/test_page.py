@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from samples import TASKS, prediction, weightings
 
+from tlcourse.chapters import METHODS, SETTINGS
 from tlcourse.publish.notebooks import STATE, VIEW, execute
 from tlcourse.publish.pages import MATHJAX, write_page
 
 SOURCES = [
     "import sys; sys.path.insert(0, {here!r})\n"
     "from samples import forgetting, looks, loss_weights, photos\n"
-    "from samples import prediction, sobolev, temperature",
+    "from samples import prediction, scenario, sobolev, temperature",
     "temperature(T=2.0)",
     "prediction()",
     "prediction(choices=['alone', 'T = 20'], answer='T = 20', interval=None)",
@@ -28,6 +29,7 @@ SOURCES = [
     "photos()",
     "sobolev()",
     "loss_weights()",
+    "scenario(here='01_what_is_transfer_learning.ipynb')",
     "from tlcourse import plots\nfig, axes = plots.figure()\n"
     "plots.show(fig, 'Nothing but \"axes\" & air, which is enough for a test.')",
 ]
@@ -61,6 +63,8 @@ def page(tmp_path_factory):
     }
     saved.metadata.widgets[STATE]["state"]["foreign"] = foreign
     nbformat.write(saved, folder / "two.ipynb")
+    for beside in ("03_knowledge_distillation", "07_continual_learning"):
+        (folder / f"{beside}.html").write_text(f"<h1>{beside}</h1>", encoding="utf-8")
     return write_page(folder / "two.ipynb", folder / "one.html")
 
 
@@ -189,6 +193,7 @@ def test_everything_is_there(opened):
     assert opened.locator(".tlc-attention").count() == 2
     assert opened.locator(".tlc-sobolev").count() == 1
     assert opened.locator(".tlc-lossweights").count() == 1
+    assert opened.locator(".tlc-scenario").count() == 1
     assert opened.locator("mjx-container").count() == 2
     assert opened.locator("mjx-merror").count() == 0
     assert opened.title() == "A <page>"
@@ -197,7 +202,7 @@ def test_everything_is_there(opened):
         == 'Nothing but "axes" & air, which is enough for a test.'
     )
     assert (
-        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 9
+        opened.locator("script[type='application/vnd.jupyter.widget-view+json']").count() == 10
     )  # the slider of another library is gone
     assert "IntSlider(" not in opened.locator(".output").all_inner_texts().__str__()
     assert opened.locator("main details").first.get_attribute("open") is None
@@ -417,6 +422,67 @@ def test_weights_under_a_thumb(page, browser):
     context.close()
 
 
+ANSWERS = """root => [...root.querySelectorAll('fieldset')].map(group =>
+  group.querySelectorAll('input')[0].checked)"""
+
+
+@pytest.mark.slow
+def test_a_setting_by_keyboard(opened):
+    """All 16 cases, by arrows and Tab alone, are named as the table does."""
+    root = opened.locator(".tlc-scenario")
+    lit = root.locator(".tlc-lit .tlc-method")
+    root.get_by_role("radio").first.focus()
+    at = 0
+    for count in range(16):
+        yes = root.evaluate(ANSWERS)
+        assert yes == [bool((count ^ count >> 1) & bit) ^ True for bit in (8, 4, 2, 1)]
+        case = "".join(pair[not one] for pair, one in zip(("=≠", "=≠", "+-", "+-"), yes))
+        [setting] = [one for one in SETTINGS if case in (*one.table, *one.ours)]
+        name, whose = (root.locator(f".tlc-named {tag}").inner_text() for tag in ("strong", "span"))
+        assert name.lower() == setting.name.lower()
+        assert ("our reading" in whose) == (case in setting.ours)
+        assert root.locator(".tlc-setting p").last.inner_text() == setting.why
+        fitting = [method.name for method in METHODS if setting.name in method.fits]
+        assert lit.all_inner_texts() == fitting
+        said = f"{len(fitting)} of {len(METHODS)}" if fitting else "No method of this course fits."
+        assert said in root.locator(".tlc-count").inner_text()
+        if count == 15:
+            break
+        changed = 3 - ((count + 1) & -(count + 1)).bit_length() + 1  # one answer at a time
+        for _ in range(abs(changed - at)):
+            opened.keyboard.press("Tab" if changed > at else "Shift+Tab")
+        at = changed
+        opened.keyboard.press("ArrowRight" if yes[changed] else "ArrowLeft")
+    spoken = "document.querySelector('.tlc-scenario [role=status]').textContent"
+    opened.wait_for_function(f"said => {spoken}.startsWith(said)", arg=f"{name}. {setting.why}")
+
+
+@pytest.mark.slow
+def test_a_method_leads_to_the_page_of_its_chapter_or_nowhere(opened, page):
+    root = opened.locator(".tlc-scenario")
+    links = root.locator("a").evaluate_all("links => links.map(a => [a.innerText, a.href])")
+    there = ("03_knowledge_distillation.ipynb", "07_continual_learning.ipynb")
+    assert links == [
+        [m.name, page.with_name(f"{m.notebook[:-6]}.html").as_uri()]
+        for m in METHODS
+        if m.notebook in there and m.written
+    ]
+    assert len(links) == 2
+    notes = [" ".join(text.split()) for text in root.locator(".tlc-chapter").all_inner_texts()]
+    assert {notes[i] for i, m in enumerate(METHODS) if m.chapter == 1} == {"this chapter"}
+    assert {notes[i] for i, m in enumerate(METHODS) if not m.written} <= {"chapter 7, to come"}
+
+
+@pytest.mark.slow
+def test_a_link_of_the_widget_opens_the_page(page, browser):
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    tab.locator(".tlc-scenario").get_by_role("link", name="distillation").press("Enter")
+    tab.wait_for_url("**/03_knowledge_distillation.html")
+    assert tab.locator("h1").inner_text() == "03_knowledge_distillation"
+    tab.close()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --prefix tests/widgets")
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -540,6 +606,27 @@ def test_tables_lie_in_boxes_and_a_widget_without_state_says_what_to_do(tmp_path
 
 
 @pytest.mark.slow
+def test_links_to_notebooks_lead_to_pages_that_are_there(tmp_path, browser):
+    links = ["03_there.ipynb", "03_there.ipynb#By-hand", "./04_gone.ipynb", "%C3%BC%20x.ipynb"]
+    links += ["#top", "https://example.org/03_there.ipynb", "images/03_there.ipynb", "x.png"]
+    words = " ".join(f"[{i}]({link})" for i, link in enumerate(links))
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(words)]),
+        tmp_path / "one.ipynb",
+    )
+    for name in ("03_there.html", "ü x.html"):
+        (tmp_path / name).write_text("<h1>there</h1>", encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(write_page(tmp_path / "one.ipynb", tmp_path / "one.html").as_uri())
+    found = tab.locator("main a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    there = ["03_there.html", "03_there.html#By-hand", None, "%C3%BC%20x.html"]
+    assert found == [*there, *links[4:]]
+    tab.get_by_role("link", name="1").click()
+    assert tab.locator("h1").inner_text() == "there"
+    tab.close()
+
+
+@pytest.mark.slow
 def test_a_theme_is_the_systems_until_one_is_chosen_and_stays(page, browser):
     context = browser.new_context(color_scheme="dark")
     tab, theme = context.new_page(), "document.documentElement.dataset.theme"
@@ -611,5 +698,5 @@ def test_saved_states_are_those_of_the_course_only(page):
     states = notebook.metadata.widgets[STATE]["state"]
     assert (
         sorted(state["model_name"] for state in states.values())
-        == ["AnyModel"] * 9 + ["LayoutModel"] * 9
+        == ["AnyModel"] * 10 + ["LayoutModel"] * 10
     )

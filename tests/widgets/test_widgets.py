@@ -23,12 +23,14 @@ from samples import (
     networks,
     photos,
     prediction,
+    scenario,
     sobolev,
     temperature,
     weightings,
 )
 
 from tlcourse import metrics
+from tlcourse.chapters import METHODS, SETTINGS, scenarios
 from tlcourse.methods.attention import attention_map
 from tlcourse.methods.distillation import soft_target_gradient, soften
 from tlcourse.widgets import (
@@ -36,6 +38,7 @@ from tlcourse.widgets import (
     ForgettingWidget,
     LossWeightsWidget,
     PredictionWidget,
+    ScenarioWidget,
     SobolevWidget,
     TemperatureWidget,
 )
@@ -285,6 +288,20 @@ def test_the_browser_says_and_ranks_numbers_as_python_does():
         )
 
 
+@node
+def test_the_browser_names_every_case_as_the_table_does():
+    answers = [[bool(i & bit) for bit in (8, 4, 2, 1)] for i in range(16)]
+    what = """given[0].map((answers) => {
+      const setting = settingOf(given[1], caseOf(answers));
+      return [caseOf(answers), setting.name, setting.why, setting.ourReading]; })"""
+    given = [answers, scenarios()["settings"]]
+    found = in_node(ScenarioWidget, "caseOf, settingOf", given, what)
+    for yes, (case, name, why, ours) in zip(answers, found):
+        assert case == "".join(pair[not one] for pair, one in zip(("=≠", "=≠", "+-", "+-"), yes))
+        [setting] = [one for one in SETTINGS if case in (*one.table, *one.ours)]
+        assert (name, why, ours) == (setting.name, setting.why, case in setting.ours)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -293,6 +310,7 @@ def test_the_browser_says_and_ranks_numbers_as_python_does():
         LossWeightsWidget,
         TemperatureWidget,
         PredictionWidget,
+        ScenarioWidget,
         SobolevWidget,
     ],
 )
@@ -307,7 +325,7 @@ def test_a_module_stands_on_its_own(kind):
 
 
 @pytest.mark.parametrize(
-    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, sobolev]
+    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, scenario, sobolev]
 )
 def test_the_text_form_is_always_the_same(widget):
     made = widget()
@@ -616,6 +634,66 @@ def test_loss_weights_begin_in_the_middle_are_set_from_python_and_are_numbers_of
     json.dumps(widget.get_state(), allow_nan=False)
 
 
+TABLES = scenarios()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"settings": TABLES["settings"][1:]},
+            "settings must hold each of the 16 cases once, look at ['==++', '==+-']",
+        ),
+        (
+            {"settings": [*TABLES["settings"], TABLES["settings"][0] | {"name": "more"}]},
+            "settings must hold each of the 16 cases once, look at ['==++', '==+-']",
+        ),
+        (
+            {"settings": [*TABLES["settings"], TABLES["settings"][0] | {"table": ["=="]}]},
+            "settings must have different names, got ['ordinary learning', ",
+        ),
+        (
+            {
+                "settings": [
+                    *TABLES["settings"],
+                    {"name": "x", "why": "", "table": ["=="], "ours": []},
+                ]
+            },
+            "settings must hold each of the 16 cases once, look at ['==']",
+        ),
+        (
+            {"settings": [{"name": "x", "why": ""}]},
+            "a setting must have table, ours, got {'name': ",
+        ),
+        ({"methods": []}, "methods must be at least one, got none"),
+        (
+            {"methods": [{"name": "x"}]},
+            "a method must have chapter, notebook, written, matches, fits",
+        ),
+        (
+            {"methods": [TABLES["methods"][0] | {"fits": ("ordinary learning", "x", "y")}]},
+            "'domain-adversarial training' fits settings that are not there: x, y",
+        ),
+    ],
+)
+def test_scenario_refuses(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        scenario(**change)
+
+
+def test_answers_are_set_from_python_and_the_tables_are_the_courses():
+    widget = scenario(same_task=False, here=METHODS[0].notebook)
+    widget.same_domain, widget.target_labels = np.False_, False
+    assert (widget.same_domain, widget.same_task, widget.source_labels) == (False, False, True)
+    with pytest.raises(traitlets.TraitError):
+        widget.same_domain = "no"
+    assert [one["name"] for one in widget.methods] == [one.name for one in METHODS]
+    assert [one["chapter"] for one in widget.methods] == [int(m.notebook[:2]) for m in METHODS]
+    assert [tuple(one["fits"]) for one in widget.methods] == [one.fits for one in METHODS]
+    assert [one["why"] for one in widget.settings] == [one.why for one in SETTINGS]
+    json.dumps(widget.get_state(), allow_nan=False)
+
+
 def test_points_are_set_from_python_and_are_numbers_of_json():
     widget = sobolev(points=np.linspace(-1, 1, 5, dtype=np.float32), waves=np.ones((3, 3)))
     assert widget.points == [-1.0, -0.5, 0.0, 0.5, 1.0]
@@ -758,7 +836,7 @@ def test_a_list_of_weights_stays_finite():
 
 
 @pytest.mark.parametrize(
-    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, sobolev]
+    "widget", [looks, photos, forgetting, loss_weights, temperature, prediction, scenario, sobolev]
 )
 def test_no_float_of_a_widget_may_be_infinite(widget):
     """Whoever adds a number takes `Number`."""

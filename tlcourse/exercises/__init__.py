@@ -9,7 +9,9 @@ from tlcourse.exercises import (
     growing,
     jacobian,
     lwf,
+    multi_task,
     on_average,
+    selective,
 )
 from tlcourse.exercises._box import box, fold, source
 from tlcourse.exercises._exercise import Exercise, verdict
@@ -22,6 +24,8 @@ EXERCISES: dict[str, Exercise] = {
     **attention.EXERCISES,
     **jacobian.EXERCISES,
     **on_average.EXERCISES,
+    **selective.EXERCISES,
+    **multi_task.EXERCISES,
     **lwf.EXERCISES,
 }
 _given: dict[str, int] = {}  # hints so far

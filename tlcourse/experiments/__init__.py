@@ -20,6 +20,7 @@ CHAPTERS = [
     "distillation",
     "attention",
     "jacobian_matching",
+    "multi_task_learning",
     "lwf",
 ]  # in the order of the lecture; others come after
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -51,13 +51,14 @@ def write_page(
         same = path.is_file() and path.read_bytes() == content
         expect(same or not os.path.lexists(path), f"{path} is there and not of this page: move it")
     change(book)
-    page = with_pictures(render(book, f"{quote(files.name)}/tex-svg-full.js"), notebook.parent)
+    mathjax, pages = f"{quote(files.name)}/tex-svg-full.js", {target, *target.parent.glob("*.html")}
+    page = with_pictures(render(book, mathjax, [p.stem for p in pages]), notebook.parent)
     write({**ours, target: page.encode()})
     return target
 
 
-def render(notebook: NotebookNode, mathjax: str) -> str:
-    """A notebook as HTML; mathjax is the address of its file. Raises ValueError.
+def render(notebook: NotebookNode, mathjax: str, beside: Iterable[str] = ()) -> str:
+    """A notebook as HTML, with the address of MathJax and the pages beside it. Raises ValueError.
 
     Where JupyterLab hides a cell's source, or the tag is "reveal", only its output is shown; a
     hidden source with the tag "answer" is folded.
@@ -73,8 +74,9 @@ def render(notebook: NotebookNode, mathjax: str) -> str:
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(HERE / "templates")])
     static = {"host": "host.js", "page": "page.js", "style": "page.css"}
     texts = {key: (HERE / "static" / name).read_text("utf-8") for key, name in static.items()}
+    texts |= {"mathjax": mathjax, "beside": "/".join(sorted(beside))}
     try:
-        page, _ = exporter.from_notebook_node(notebook, resources={"mathjax": mathjax, **texts})
+        page, _ = exporter.from_notebook_node(notebook, resources=texts)
         return _listed(str(page))
     except InvalidNotebook as error:
         raise ValueError(f"the notebook shows a picture that it does not hold: {error}") from None

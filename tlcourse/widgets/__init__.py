@@ -4,6 +4,7 @@ from tlcourse.widgets.attention import AttentionWidget
 from tlcourse.widgets.forgetting import ForgettingWidget
 from tlcourse.widgets.lossweights import LossWeightsWidget
 from tlcourse.widgets.prediction import PredictionWidget
+from tlcourse.widgets.scenario import ScenarioWidget
 from tlcourse.widgets.sobolev import SobolevWidget
 from tlcourse.widgets.temperature import TemperatureWidget
 
@@ -12,6 +13,7 @@ __all__ = [
     "ForgettingWidget",
     "LossWeightsWidget",
     "PredictionWidget",
+    "ScenarioWidget",
     "SobolevWidget",
     "TemperatureWidget",
 ]

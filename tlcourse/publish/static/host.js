@@ -36,6 +36,12 @@
     return state;
   }
 
+  /** The page of another notebook: null where none lay beside this page when it was written; where nobody wrote that down, as on a web site, all are there. */
+  function pageOf(notebook) {
+    const name = notebook.replace(/\.ipynb$/, ""), { beside } = document.documentElement.dataset;
+    return beside === undefined || beside.split("/").includes(name) ? `${encodeURIComponent(name)}.html` : null;
+  }
+
   const modules = new Map(); // many widgets of a kind share one module
   function load(text) {
     if (!modules.has(text)) {
@@ -75,7 +81,7 @@
     for (const view of document.querySelectorAll(`script[type="${VIEW}"]`)) await mount(view, states, models);
   }
 
-  globalThis.tlcourseHost = { makeModel, valuesOf, mountAll };
+  globalThis.tlcourseHost = { makeModel, valuesOf, pageOf, mountAll };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", mountAll);
   else mountAll();
 })();

@@ -54,6 +54,15 @@
     text.data = text.data.slice(stop.length);
   }
 
+  /** A link to another notebook leads to its page, or nowhere where there is none. */
+  function lead(link) {
+    const [, notebook, part] = /^(?:\.\/)?([^/:?#]+\.ipynb)(#.*)?$/.exec(decodeURIComponent(link.getAttribute("href"))) ?? [];
+    if (!notebook) return;
+    const page = tlcourseHost.pageOf(notebook);
+    if (page) link.setAttribute("href", page + (part ?? ""));
+    else link.removeAttribute("href");
+  }
+
   const boxes = new ResizeObserver((seen) => seen.forEach(({ target }) => reach(target)));
   const lines = new ResizeObserver((seen) => seen.forEach(({ target }) => fold(target)));
   function watch() {
@@ -70,6 +79,7 @@
     contents();
     all("main table").forEach(frame);
     watch();
+    all("main a[href*='.ipynb']").forEach(lead);
   });
 
   addEventListener("load", () => all(".figure img").forEach((img) => (img.style.minWidth = `${Math.round(0.6 * img.naturalWidth)}px`)));

@@ -81,7 +81,7 @@ function render({ model, el, signal }) {
     const log = model.get("scale") === "log" && all.flat().every((w) => w > 0), drawn = shares(all, log).map(onDrawing);
     points = drawn.slice(0, -1);
     learntHere.textContent = learnt.map(share).join(", ");
-    hint.replaceChildren(`Each dot is a network trained with other weights: the nearer to a corner, the more that task's loss counts${log ? " (distances are ratios)" : ""}. Drag the ring, or use the arrow keys. `, question);
+    hint.replaceChildren(`Each dot is another choice of weights: the nearer to a corner, the more that task's loss counts${log ? " (distances are ratios)" : ""}. Drag the ring, or use the arrow keys. `, question);
     dots = weightings.map(({ weights }, i) => svg("g", { role: "radio", class: "tlc-weighting", transform: `translate(${points[i].map((v) => v.toFixed(1)).join(" ")})`,
       "aria-label": tasks.map((task, k) => `${task.name} ${share(weights[k])}`).join(", ") }, svg("circle")));
     ring = svg("g", { "aria-hidden": "true" }, svg("circle", { r: 17, class: "tlc-grip" }), mark("here", 12));
