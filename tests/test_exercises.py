@@ -21,6 +21,7 @@ from torch.func import functional_call, hessian, jacrev, vmap
 
 from tlcourse.exercises import (
     EXERCISES,
+    adaptation,
     attention,
     check,
     distillation,
@@ -33,12 +34,14 @@ from tlcourse.exercises import (
     lwf,
     multi_task,
     on_average,
+    scenarios,
     selective,
     solution,
 )
 from tlcourse.exercises._box import source
 from tlcourse.exercises._exercise import SIZES, value, verdict
 from tlcourse.exercises._exercise import _undone as undone
+from tlcourse.methods.adaptation import coral_loss, domain_adversarial_loss, gradient_reversal
 from tlcourse.methods.attention import attention_transfer_loss
 from tlcourse.methods.distillation import distillation_loss, soft_target_gradient, soften
 from tlcourse.methods.fine_tuning import freeze, parameter_groups
@@ -52,7 +55,8 @@ from tlcourse.metrics import backward_transfer, forgetting
 
 OF_ROWS = list(jacobian.EXERCISES | on_average.EXERCISES)
 NETWORKS = {"freeze", "rates_by_group", "find_the_bug_checkpoint", "widen"}  # no numbers come back
-NETWORKS |= {"find_the_bug_weighting"}
+NETWORKS |= {"find_the_bug_weighting", "name_the_setting"}
+NETWORKS |= {"find_the_bug_batch_statistics"}  # numbers, but coarse ones
 PLANTED = [
     (name, diagnosis, wrong) for name, e in EXERCISES.items() for diagnosis, wrong in e.mistakes
 ]
@@ -440,6 +444,7 @@ def test_a_stub_in_part(name):
 
 LOSSES = ["loss", "find_the_bug", "attention_loss", "find_the_bug_attention", "jacobian_loss"]
 LOSSES += ["uncertainty_weighting", "find_the_bug_means", "old_loss", "lwf"]
+LOSSES += ["gradient_reversal", "coral"]
 
 
 def without_gradient(loss):
@@ -491,7 +496,10 @@ def test_a_loss_that_is_no_number_is_told(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["loss", "jacobian_loss", "uncertainty_weighting", "find_the_bug_means", "old_loss", "lwf"],
+    [
+        *["loss", "jacobian_loss", "uncertainty_weighting", "find_the_bug_means", "old_loss"],
+        *["lwf", "gradient_reversal", "coral"],
+    ],
 )
 def test_a_loss_that_changes_its_arguments_is_told(name):
     def answer(*arguments):
@@ -1586,6 +1594,7 @@ RETURNED = {
     [
         *["soften", "loss", "find_the_bug_lwf", "scaled_norm", *OF_ROWS, *sorted(NETWORKS)],
         *["equal_mass_bins", "symmetric_kl", "why_negative", "find_the_bug_means"],
+        *["marginal_of_a_sample", "gradient_reversal", "coral"],
     ],
 )
 @pytest.mark.parametrize("kind", [*RAISED, *RETURNED])
@@ -1716,7 +1725,9 @@ def test_hints_come_one_by_one(capsys, monkeypatch):
 
 @pytest.mark.parametrize("ask", [find, exercise, hint, solution, lambda name: check(name, stub)])
 def test_an_unknown_name_is_refused(ask):
-    with pytest.raises(ValueError, match="there is no exercise 'soft'; there are freeze, "):
+    with pytest.raises(
+        ValueError, match="there is no exercise 'soft'; there are marginal_of_a_sample, "
+    ):
         ask("soft")
 
 
@@ -1746,6 +1757,7 @@ def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name
 @pytest.mark.parametrize(
     "chapter",
     [
+        scenarios.EXERCISES | adaptation.EXERCISES,
         fine_tuning.EXERCISES | growing.EXERCISES,
         distillation.EXERCISES,
         attention.EXERCISES,
@@ -1753,7 +1765,10 @@ def test_the_solution_that_is_shown_is_a_right_answer_in_the_learners_words(name
         selective.EXERCISES | multi_task.EXERCISES,
         lwf.EXERCISES,
     ],
-    ids=["fine_tuning", "distillation", "attention", "jacobian", "multi_task", "lwf"],
+    ids=[
+        "what_is_transfer_learning",
+        *["fine_tuning", "distillation", "attention", "jacobian", "multi_task", "lwf"],
+    ],
 )
 def test_every_chapter_has_three_core_exercises_of_three_kinds(chapter):
     core = [e.kind for e in chapter.values() if e.core]

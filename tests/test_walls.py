@@ -26,7 +26,7 @@ MAY_USE = {  # what a part may import of the rest; everyone may use methods._che
     "progress": set(),
     "measure": {"claims", "digests", "progress", "results"},
     "experiments": BASE | {"training", "claims", "lecture", "measure", "results", "experiments"},
-    "exercises": {"methods", "metrics", "training", "exercises"},
+    "exercises": {"methods", "metrics", "training", "exercises", "chapters"},  # settings' names
     "widgets": {"widgets"},
     "plots": set(),
     "chapters": {"plots"},  # the methods of the course, and their map: for notebooks

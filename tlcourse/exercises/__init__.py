@@ -3,6 +3,7 @@
 import sys
 
 from tlcourse.exercises import (
+    adaptation,
     attention,
     distillation,
     fine_tuning,
@@ -11,6 +12,7 @@ from tlcourse.exercises import (
     lwf,
     multi_task,
     on_average,
+    scenarios,
     selective,
 )
 from tlcourse.exercises._box import box, fold, source
@@ -18,6 +20,8 @@ from tlcourse.exercises._exercise import Exercise, verdict
 from tlcourse.methods._checks import expect
 
 EXERCISES: dict[str, Exercise] = {
+    **scenarios.EXERCISES,
+    **adaptation.EXERCISES,
     **fine_tuning.EXERCISES,
     **growing.EXERCISES,
     **distillation.EXERCISES,
