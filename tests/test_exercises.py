@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import itertools
 import linecache
 import random
 import re
@@ -19,6 +20,7 @@ from scipy.stats import entropy
 from torch import nn
 from torch.func import functional_call, hessian, jacrev, vmap
 
+from tlcourse.chapters import SETTINGS
 from tlcourse.exercises import (
     EXERCISES,
     adaptation,
@@ -354,7 +356,14 @@ def with_the_packages_groups(network, weighting, lr, s_lr, decay):
     return torch.optim.AdamW(groups, weight_decay=decay)
 
 
+def of_gradient_reversal(features, domains, w, strength):
+    logits = gradient_reversal(features, strength) @ w
+    return F.binary_cross_entropy_with_logits(logits, domains)
+
+
 OF_THE_PACKAGE = {
+    "gradient_reversal": of_gradient_reversal,
+    "coral": coral_loss,
     "freeze": freeze,
     "rates_by_group": parameter_groups,
     "scaled_norm": of_scaled_norm,
@@ -1301,6 +1310,279 @@ def test_what_the_optimizer_as_it_was_found_leaves_at_0(make):
     optimizer.step()
     moved = [s.item() != 0 for s in weighting.s]
     assert moved == [make is multi_task.optimizer_of_both] * 2
+
+
+# what transfer learning is
+
+
+def counted(source, target):
+    """One pair after the other."""
+    far = [0.0, 0.0]
+    for x in range(len(source)):
+        shares = [n[x].sum() / n.sum() for n in (source, target)]
+        far[0] = max(far[0], abs(shares[0] - shares[1]).item())
+        for y in range(source.shape[1]):
+            a, b = (n[x, y] / n[x].sum() for n in (source, target))
+            far[1] = max(far[1], abs(a - b).item())
+    return far
+
+
+def with_numpy(source, target):
+    p, q = (n.numpy() / n.numpy().sum() for n in (source, target))
+    of_y = [n / n.sum(1, keepdims=True) for n in (p, q)]
+    return np.array([np.abs(p.sum(1) - q.sum(1)).max(), np.abs(of_y[0] - of_y[1]).max()])
+
+
+@pytest.mark.parametrize("answer", [counted, with_numpy])
+def test_what_differs_counted_in_another_way_is_right(answer):
+    assert said("marginal_of_a_sample", answer) == "Right."
+
+
+def test_the_first_samples_differ_in_domain_then_in_task_then_in_nothing():
+    draw = EXERCISES["marginal_of_a_sample"].draw
+    cases = [draw(torch.Generator(), size) for size in (1, 2, 3)]
+    far = [[round(x.item(), 6) for x in scenarios.what_differs(**case)] for case in cases]
+    assert far == [[0.3, 0.0], [0.0, 0.5], [0.0, 0.0]]
+    shown = [case["target"].int().tolist() for case in cases]
+    assert str(shown[0]) in EXERCISES["marginal_of_a_sample"].task  # to be done by hand
+
+
+def test_two_numbers_are_asked_for():
+    text = said("marginal_of_a_sample", lambda source, target: (source - target).abs().max())
+    assert text == "Not yet: return two numbers: how far P(x) and P(y | x) differ."
+    halved = said("marginal_of_a_sample", lambda s, t: (counted(s, t)[0], counted(s, t)[1] / 2))
+    assert halved.splitlines()[1] == "  how far P(y | x) differs"
+
+
+ALL_SIGNS = [*itertools.product([True, False], repeat=4)]
+
+
+def signs(**changed):
+    return lambda situation: changed.get(situation, scenarios.signs_of(situation))
+
+
+@pytest.mark.parametrize("situation", scenarios.REASONS)
+def test_all_other_signs_of_a_situation_get_a_name_and_a_reason(situation):
+    right = scenarios.signs_of(situation)
+    for wrong in ALL_SIGNS:
+        text = said("name_the_setting", signs(**{situation: wrong}))
+        i = next((i for i in range(4) if wrong[i] != right[i]), None)
+        if i is None:
+            assert text == "Right."
+            continue
+        assert text.startswith(f'Not yet: "{situation}" ')
+        assert scenarios.setting(wrong) in text
+        assert text.endswith(f". {scenarios.REASONS[situation][i]}")
+        same = scenarios.setting(wrong) == scenarios.setting(right)
+        assert ("but not by these signs" in text) == same
+
+
+def test_the_six_situations_are_six_settings_and_the_solution_names_them():
+    names = [scenarios.setting(scenarios.signs_of(situation)) for situation in scenarios.REASONS]
+    assert len(set(names)) == len(names) == 6
+    lines = source(EXERCISES["name_the_setting"]).splitlines()
+    shown = [line.split("  # ")[1] for line in lines if "  # " in line]
+    assert shown == [name.split(": ")[-1] for name in names]
+    task = EXERCISES["name_the_setting"].task
+    places = [task.index(f'"{situation}"') for situation in scenarios.REASONS]
+    assert places == sorted(places)
+    assert {scenarios.setting(case) for case in ALL_SIGNS} == {one.name for one in SETTINGS}
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda four: [*map(int, four)]])
+def test_signs_in_another_form_are_right(kind):
+    assert said("name_the_setting", lambda situation: kind(scenarios.signs_of(situation))) == (
+        "Right."
+    )
+
+
+def test_signs_that_are_none_are_told():
+    empty = said("name_the_setting", signs(accents=(True, ..., ..., ...)))
+    assert empty == 'Not attempted yet: "accents" has no signs.'
+    wanted = f"Not yet: return four of True and False: {scenarios.QUESTIONS}; got "
+    assert said("name_the_setting", signs(phone=(True, True))) == f"{wanted}(True, True)."
+    assert said("name_the_setting", signs(phone="==++")) == f"{wanted}'==++'."
+    assert said("name_the_setting", signs(phone=[2, 2, 2, 2])) == f"{wanted}[2, 2, 2, 2]."
+
+
+class Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, strength):
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return -ctx.strength * g, None
+
+
+def by_a_function(features, domains, w, strength):
+    p = torch.sigmoid(Reversal.apply(features, strength) @ w)
+    return -torch.where(domains == 1, p, 1 - p).log().mean()
+
+
+def by_a_hook_on_features(features, domains, w, strength):
+    seen = features * 1.0
+    seen.register_hook(lambda g: -strength * g)
+    return F.binary_cross_entropy_with_logits(seen @ w, domains)
+
+
+def with_two_losses(features, domains, w, strength):
+    """One trains w, the other the features; the value of the second is taken away again."""
+    cross = F.binary_cross_entropy_with_logits
+    of_features = strength * cross(features @ w.detach(), domains)
+    return cross(features.detach() @ w, domains) - of_features + of_features.detach()
+
+
+@pytest.mark.parametrize("answer", [by_a_function, by_a_hook_on_features, with_two_losses])
+def test_a_reversal_written_differently_is_right(answer):
+    assert said("gradient_reversal", answer) == "Right."
+
+
+def test_a_reversal_that_is_wrong_in_another_way_names_its_part():
+    def answer(features, domains, w, strength):
+        return by_a_hook_on_features(features, domains, w, 0.9 * strength)
+
+    text = said("gradient_reversal", answer)
+    assert text.splitlines()[1] == (
+        "  the gradient at `features`, sample 0, feature 0 (counted from 0)"
+    )
+
+    def subtracted(features, domains, w, strength):
+        z = features @ w
+        return -strength * (F.softplus(z) - domains * z).mean()
+
+    assert said("gradient_reversal", subtracted).startswith("Not yet: the loss is subtracted, so")
+
+
+def test_the_reversal_of_the_exercise_is_the_packages_contest():
+    """With as many samples of both domains, and with both gradients."""
+    features = torch.randn(6, 2, requires_grad=True)
+    w, domains = torch.randn(2, requires_grad=True), torch.tensor([0.0] * 3 + [1.0] * 3)
+    ours = adaptation.reversed_loss(features, domains, w, 0.3)
+    theirs = domain_adversarial_loss(lambda f: f @ w, features[:3], features[3:], strength=0.3)
+    torch.testing.assert_close(ours, theirs)
+    slopes = [torch.autograd.grad(loss, [features, w]) for loss in (ours, theirs)]
+    torch.testing.assert_close(*slopes)
+
+
+def by_torch_cov(source, target):
+    return F.mse_loss(torch.cov(source.T), torch.cov(target.T)) / 4
+
+
+def by_pairs_of_features(source, target):
+    d, total = source.shape[1], 0.0
+    S, T = (f.double() - f.double().mean(0) for f in (source, target))
+    for i in range(d):
+        for j in range(d):
+            C_S, C_T = ((f[:, i] * f[:, j]).sum() / (len(f) - 1) for f in (S, T))
+            total = total + (C_S - C_T) ** 2
+    return total / (2 * d) ** 2
+
+
+@pytest.mark.parametrize("answer", [by_torch_cov, by_pairs_of_features])
+def test_coral_written_differently_is_right(answer):
+    assert said("coral", answer) == "Right."
+
+
+def test_coral_that_is_wrong_in_several_ways():
+    def answer(cov, scale=1.0, part=lambda apart: apart.square().sum()):
+        return lambda S, T: part(cov(S) - cov(T)) * scale / (4 * S.shape[1] ** 2)
+
+    twice = said("coral", answer(lambda f: torch.cov(f.T) / len(f)))
+    assert twice.startswith("Not yet: it is divided by N twice")
+    samples = said("coral", answer(torch.cov))
+    assert samples.startswith("Not yet: the matrices are N × N, of samples: `torch.cov` wants")
+    assert said("coral", answer(lambda f: torch.cov(f.T), 0.9)).startswith("Not yet. For source = ")
+    root = said("coral", answer(lambda f: torch.cov(f.T), part=torch.linalg.matrix_norm))
+    assert root == "Not yet: this is the norm itself; its square is asked for."
+
+
+def by_hand_over_all(network, target, *, correction=1):
+    with torch.no_grad():
+        x = network[0](target).movedim(1, 0).flatten(1)
+        network[1].running_mean = x.mean(1)
+        network[1].running_var = x.var(1, correction=correction)
+        return network.eval()(target)
+
+
+def in_batches(network, target):
+    norm = network[1]
+    norm.reset_running_stats()
+    norm.momentum = None
+    with torch.no_grad():
+        for batch in target.split(500):
+            network.train()(batch)
+        return torch.cat([network.eval()(batch) for batch in target.split(300)])
+
+
+def many_times(network, target):
+    network.train()
+    for _ in range(150):
+        network(target)
+    return network.eval()(target)
+
+
+def with_a_momentum_of_1(network, target):
+    network[1].momentum = 1.0
+    network.train()(target)
+    return network.eval()(target)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        by_hand_over_all,
+        lambda network, target: by_hand_over_all(network, target, correction=0),
+        in_batches,
+        many_times,
+        with_a_momentum_of_1,
+    ],
+)
+def test_statistics_of_the_target_found_in_another_way_are_right(answer):
+    assert said("find_the_bug_batch_statistics", answer) == "Right."
+
+
+def answered_as_found(network, target):
+    """As the notebook shows it."""
+    network.eval()
+    with torch.no_grad():
+        return network(target)
+
+
+def with_another_weight(network, target):
+    logits = with_a_momentum_of_1(network, target)
+    network[4].bias.data += 1
+    return logits - 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (answered_as_found, "Not yet: this is the function as it was found"),
+        (lambda n, x: n.train()(x), "Not yet: the logits are right, but the network is left in tr"),
+        (lambda n, x: n(x)[:1], "Not yet: return the logits, a tensor of shape (4000, 3); got (1,"),
+        (lambda n, x: 3.0, "Not yet: return the logits, a tensor of shape (4000, 3); got float."),
+        (lambda n, x: 2 * with_a_momentum_of_1(n, x), "Not yet. For seed = 1, target = numbers of"),
+        (with_another_weight, "Not yet. For seed = 1, target = numbers of shape (4000, 1, 3, 3)\n"),
+    ],
+)
+def test_what_is_wrong_with_statistics_is_told(answer, expected):
+    assert said("find_the_bug_batch_statistics", answer).startswith(expected)
+
+
+def test_a_picture_alone_in_training_mode_is_normalised_by_itself():
+    """The planted version asks all at once."""
+    network, pictures = adaptation.after_the_source(3), torch.randn(5, 1, 3, 3)
+    alone = torch.cat([network.train()(picture[None]) for picture in pictures])
+    planted = [
+        wrong
+        for d, wrong in EXERCISES["find_the_bug_batch_statistics"].mistakes
+        if d.startswith("each picture")
+    ]
+    torch.testing.assert_close(planted[0](network, pictures), alone)
+    lighter = torch.cat([network(picture[None] + 3.0) for picture in pictures])
+    torch.testing.assert_close(lighter, alone, atol=1e-4, rtol=1e-4)  # how light it is, is lost
 
 
 # a diagnosis is only given for what it says

@@ -420,14 +420,13 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "find_the_bug_batch_statistics": Exercise(
         title="find the bug",
-        task="A function as one finds it. The network was trained on the source; on pictures of "
-        "the target, taken in other light, it is far worse, though its edges would do. "
-        "`network` is a convolution, a `BatchNorm2d`, which still subtracts and divides what "
-        "the source taught it, ReLU, flattening and a linear layer. Repair "
+        task="A function as one finds it. `network` has learnt from the source: a convolution, a "
+        "`BatchNorm2d`, ReLU, flattening, a linear layer. The target's pictures are taken in "
+        "other light, and its answers to them are far worse than they need be. Repair "
         "`my_logits(network, target)`: `target` (N, 1, H, W) is all pictures of the target, "
-        "without labels. Return their logits (N, K), where BatchNorm uses mean and variance of "
-        "all of them. Leave the weights as they are, and the network in eval mode, ready for a "
-        "single picture of the target: it is normalised by the same numbers.",
+        "without labels. Return their logits (N, K), normalised by mean and variance of all of "
+        "them. Change no weight, and leave the network in eval mode, so that a single picture of "
+        "the target, asked later, is normalised by the same numbers.",
         kind="repair",
         difficulty=2,
         minutes=8,

@@ -59,12 +59,12 @@ REASONS = {  # of each question's wrong answer
 def signs_of(situation: str) -> Signs:
     """Each is another setting; its name stands beside it."""
     signs = {
-        "scans": (False, True, True, False),  # transductive transfer: domain adaptation
+        "scans": (False, True, True, False),  # domain adaptation
         "accents": (False, True, True, True),  # domain adaptation with labels
         "phone": (True, True, True, True),  # ordinary learning
-        "road": (True, False, True, True),  # inductive transfer: multi-task learning
+        "road": (True, False, True, True),  # multi-task learning
         "moles": (False, False, True, True),  # inductive transfer
-        "reviews": (False, False, False, True),  # inductive transfer: self-taught learning
+        "reviews": (False, False, False, True),  # self-taught learning
     }
     return signs[situation]
 
@@ -90,7 +90,8 @@ def reason(situation: str, signs: Signs) -> str:
     why = next(why for sign, right, why in pairs if sign != right)
     name = setting(signs)
     same = name == setting(signs_of(situation))
-    return f'"{situation}" {f"is {name} so, too" if same else f"would be {name}"}. {why}'
+    said = f"is {name}, but not by these signs" if same else f"would be {name}"
+    return f'"{situation}" {said}. {why}'
 
 
 def judged_by_reasons(answer: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
