@@ -69,11 +69,11 @@ def of_all_and_of_one(answer: Function, inputs: Mapping[str, Any]) -> dict[str, 
 def after_the_source(seed: int) -> Any:
     """A small network whose averages are those of pictures of the source."""
     torch.manual_seed(seed)
-    body = [nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3, momentum=None), nn.ReLU(), nn.Flatten()]
-    network = nn.Sequential(*body, nn.Linear(12, 3)).train()
+    norm = nn.BatchNorm2d(3, momentum=None)
+    network = nn.Sequential(nn.Conv2d(1, 3, 2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
     with torch.no_grad():
         network(0.7 + 1.5 * torch.randn(64, 1, 3, 3))
-    body[1].momentum = 0.1
+    norm.momentum = 0.1
     return network
 
 

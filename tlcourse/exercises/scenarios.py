@@ -15,6 +15,7 @@ from tlcourse.exercises._exercise import Exercise, Function
 Signs = tuple[bool, ...]
 OfTable = Callable[[Tensor], Tensor]
 
+WRITTEN = ("=", "≠"), ("=", "≠"), ("+", "-"), ("+", "-")
 QUESTIONS = "the same domain, the same task, labels of the source, labels of the target"
 REASONS = {  # of each question's wrong answer
     "scans": (
@@ -49,7 +50,7 @@ REASONS = {  # of each question's wrong answer
     ),
     "reviews": (
         "Books and reviews are both text, but of other words: inputs are distributed differently.",
-        "A missing word and a number of stars are different labels.",
+        "To guess a word and to give stars are different tasks.",
         "Nobody has labelled the books: the missing word comes from the text itself.",
         "500 reviews have their stars: few labels are labels.",
     ),
@@ -80,7 +81,7 @@ def what_differs(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def setting(signs: Signs) -> str:
     """The name that the table of the course has for it."""
-    case = "".join(yes if sign else no for sign, (yes, no) in zip(signs, ("=≠", "=≠", "+-", "+-")))
+    case = "".join(yes if sign else no for sign, (yes, no) in zip(signs, WRITTEN))
     return next(one.name for one in SETTINGS if case in one.table + one.ours)
 
 
@@ -271,9 +272,10 @@ EXERCISES: dict[str, Exercise] = {
         'labels. "accents": many recordings with their texts teach a network to recognise words; '
         'for another accent, some recordings have texts. "phone": a large network has learnt '
         "from labelled photographs, and these, labels and all, teach a small one the same. "
-        '"road": the kind of each pixel is the source; the target is its distance, known for the '
-        'same pictures. "moles": a network has learnt to name things in labelled photographs; '
-        "labelled pictures of skin teach it whether a mole is harmless. "
+        '"road": of one set of pictures, the kind and the distance of each pixel are known; a '
+        'network that has learnt kinds shall learn distances. "moles": a network has learnt to '
+        "name things in labelled photographs; labelled pictures of skin teach it whether a mole "
+        "is harmless. "
         '"reviews": a network has guessed words left out of books; 500 reviews with stars teach '
         "it to give stars.",
         kind="complete",
