@@ -1,0 +1,223 @@
+"""Anew, or from where another task ended: how many labels does it take, and how far do weights go?
+
+The target is scikit-learn's scanned digits, by few labels of each class. One network starts anew;
+one has learnt MNIST, the same task in another domain; one has learnt clothes, another task. There
+are ten classes everywhere, so the whole network goes on, its head too, and no layer is new.
+
+Every arm gets the same labels and the same number of updates. Where labels are few, a large
+validation set would be hidden labels, so rates are chosen on another task: there clothes of seven
+by seven pixels are the target, clothes are what is related, and digits are not.
+"""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from tlcourse.claims import Claim, contrast, count, equivalent, greater
+from tlcourse.data import Images, load
+from tlcourse.experiments.base import Case, Experiment, Row, Scale, tuned, tuned_at
+from tlcourse.experiments.what_is_transfer_learning.adaptation import percent
+from tlcourse.models import ConvNet
+from tlcourse.training import cross_entropy, fit, seed_everything
+
+ANEW, RELATED, UNRELATED = ARMS = "anew", "from the same task", "from another task"
+DIGITS, CLOTHES = "mnist", "fashion_mnist"
+# how far weights go would, with AdamW, hang on the rate and little on what is left to learn
+OPTIMIZER = "sgd"
+RATES = {f"lr {lr}": lr for lr in (0.005, 0.01, 0.02, 0.05)}
+EXTRACTOR, HEAD = "all below the head", "head"
+FEW, MANY = 5, 100  # labels of a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starts(Scale):
+    """Arms, labels of a class, updates, and from how many images in how many passes sources learn.
+
+    Rates are chosen at some of the sizes; at others weights are compared with those of the start.
+    """
+
+    arms: tuple[str, ...] = ARMS
+    sizes: tuple[int, ...] = (1, 2, FEW, 10, 20, 50, MANY)
+    tuned_sizes: tuple[int, ...] = (1, FEW, 20, MANY)
+    moved_at: tuple[int, ...] = (MANY,)
+    steps: int = 300
+    images: int = 20_000
+    epochs: int = 3
+    judged: int = 2_000  # in tuning
+
+
+class Task(NamedTuple):
+    """Where each arm starts, the target's images to learn from, and others to judge by."""
+
+    starts: dict[str, nn.Sequential]
+    pool: Images
+    test: Images
+
+
+def run(scale: Starts, seed: int, device: torch.device) -> Iterator[Row]:
+    """Errors in percent by labels of a class, 0 for what a start knows; then how far weights went.
+
+    That is the norm of the difference in percent of the norm at the start, layer by layer. There
+    all arms learn at the rate that was chosen for a start anew: else the rates would be compared.
+    """
+    task = scans(scale, seed, device)
+    for arm, start in task.starts.items():
+        yield Row(arm, "errors", percent(start, task.test), {"per_class": 0})
+    for case, n in cases(scale, task, scale.sizes, seed):
+        yield Row(case.arm, "errors", percent(case.trained(scale), task.test), {"per_class": n})
+    for case, n in cases(scale, task, scale.moved_at, seed, like=ANEW):
+        at, network = {"per_class": n}, case.trained(scale)
+        yield Row(case.arm, "errors at one rate", percent(network, task.test), at)
+        for layer, far in moved(task.starts[case.arm], network).items():
+            yield Row(case.arm, "moved", far, {**at, "layer": layer})
+
+
+def tune(scale: Starts, seed: int, device: torch.device) -> Iterator[Row]:
+    """Every arm and rate where the target is coarse clothes, errors in percent on other ones."""
+    task = coarse_clothes(scale, seed, device)
+    chosen = (case for case, _ in cases(scale, task, scale.tuned_sizes, seed))
+    yield from tuned(chosen, partial(percent, data=task.test))
+
+
+def cases(
+    scale: Starts, task: Task, sizes: Sequence[int], seed: int, like: str = ""
+) -> Iterator[tuple[Case, int]]:
+    """Every arm with every number of labels of a class. A case, trained, gives a network."""
+    for n in sizes:
+        few, at = task.pool.per_class(n, seed), {"tuned_at": tuned_at(scale.tuned_sizes, n)}
+        for arm, start in task.starts.items():
+            yield Case(arm, RATES, partial(learn, scale, start, few, seed), at, like), n
+
+
+def learn(scale: Starts, start: nn.Sequential, few: Images, seed: int, lr: float) -> nn.Sequential:
+    """A network that has gone on from a start, which stays as it is."""
+    network, how = deepcopy(start), dict[str, Any](optimizer=OPTIMIZER, batch_size=32)
+    fit(network, few, cross_entropy, steps=scale.steps, lr=lr, seed=seed, progress=False, **how)
+    return network
+
+
+def scans(scale: Starts, seed: int, device: torch.device) -> Task:
+    """The target that is judged: scanned digits; where one starts are digits, or clothes."""
+    sources = {RELATED: load(DIGITS), UNRELATED: load(CLOTHES)}
+    pool, test = load("digits"), load("digits", "test")
+    return Task(starts(scale, sources, seed, device), pool.to(device), test.to(device))
+
+
+def coarse_clothes(scale: Starts, seed: int, device: torch.device) -> Task:
+    """The target by which rates are chosen: training images alone, and none in two places."""
+    size = scale.images, 20 * max(scale.tuned_sizes), scale.judged
+    source, pool, test = load(CLOTHES).split(*size, seed=seed)
+    begun = starts(scale, {RELATED: source, UNRELATED: load(DIGITS)}, seed, device)
+    return Task(begun, coarse(pool).to(device), coarse(test).to(device))
+
+
+def coarse(images: Images) -> Images:
+    """The same as seven by seven pixels show them."""
+    small = F.avg_pool2d(images.pixels.float(), 4)
+    return replace(images, pixels=F.interpolate(small, scale_factor=4).round().byte())
+
+
+def starts(
+    scale: Starts, sources: dict[str, Images], seed: int, device: torch.device
+) -> dict[str, nn.Sequential]:
+    """By arm, a network that has learnt its source, if any; all began with the same weights."""
+    seed_everything(seed)
+    anew, found = ConvNet().to(device), dict[str, nn.Sequential]()
+    how: dict[str, Any] = {"epochs": scale.epochs, "lr": 2e-3, "seed": seed, "progress": False}
+    for arm in scale.arms:
+        found[arm] = deepcopy(anew)
+        if arm in sources:
+            (images,) = sources[arm].split(scale.images, seed=seed)
+            fit(found[arm], images.to(device), cross_entropy, **how)
+    return found
+
+
+def moved(start: nn.Sequential, end: nn.Sequential) -> dict[str, float]:
+    """By layer that learns, and below the head: ‖w − w₀‖ / ‖w₀‖ in percent, biases among w."""
+    found, parts = {}, {EXTRACTOR: start[:-1], **dict(start.named_children())}
+    for name, part in parts.items():
+        if [*part.parameters()]:
+            other = end[:-1] if name == EXTRACTOR else end.get_submodule(name)
+            both = (parameters_to_vector(net.parameters()) for net in (part, other))
+            w_0, w = (weights.detach().double() for weights in both)
+            found[name] = float(100 * (w - w_0).norm() / w_0.norm())
+    return found
+
+
+LECTURE = Starts(seeds=8, tuning_seeds=2, minutes=8)
+LIVE = Starts(
+    arms=(ANEW, RELATED),
+    sizes=(FEW,),
+    moved_at=(),
+    steps=200,
+    images=5_000,
+    epochs=1,
+    seeds=8,
+    minutes=1,
+    settings={ANEW: RATES["lr 0.02"], RELATED: RATES["lr 0.01"]},
+)
+_MOVED: dict[str, Any] = {"metric": "moved", "per_class": MANY}
+_BOTH, _HALF, _MORE = (EXTRACTOR, HEAD), {UNRELATED: 1, ANEW: -0.5}, {UNRELATED: 1, RELATED: -1}
+_claim = partial(
+    Claim,
+    varies="each seed draws labels, images of the sources and initial weights; rates are chosen "
+    "on another task, on other seeds",
+    scales=("lecture",),
+)
+
+EXPERIMENT = Experiment(
+    name="starts",
+    question="Few labels, or transfer: what is a start worth, and how far do weights go from it?",
+    chapter="what_is_transfer_learning",
+    run=run,
+    tune=tune,
+    arms=ARMS,
+    scales={"lecture": LECTURE, "live": LIVE},
+    claims=[
+        _claim(
+            "I1",
+            "where labels are few, transfer beats learning from scratch",
+            source="lecture, why transfer learning now",
+            decide=greater(ANEW, RELATED, "errors", per_class=FEW),
+            unit=f"points of error saved by MNIST, scanned digits, {FEW} labels of a class",
+        ),
+        _claim(
+            "I1c",
+            "where there are labels, learning from scratch catches up",
+            source="ours",
+            decide=equivalent(ANEW, RELATED, "errors", margin=1.0, per_class=MANY),
+            unit=f"points of error saved by MNIST, scanned digits, {MANY} labels of a class (±1)",
+        ),
+        _claim(
+            "I1r",
+            "what saves labels is that the source is related",
+            source="ours",
+            decide=greater(UNRELATED, RELATED, "errors", per_class=FEW),
+            unit=f"points of error more from clothes than from MNIST, {FEW} labels of a class",
+        ),
+        _claim(
+            "I4",
+            "a new task changes feature extractor and output layer a lot",
+            source="lecture, overview of scenarios, different tasks",
+            decide=count([contrast(_HALF, layer=part, **_MOVED) for part in _BOTH], at_least=2),
+            unit="of two (all below the head, the head), in how many weights that come from "
+            "clothes go more than half as far, by their norm, as those that start anew, "
+            f"{MANY} labels of a class",
+        ),
+        _claim(
+            "I4r",
+            "a new task changes them more than the same task in another domain",
+            source="ours",
+            decide=count([contrast(_MORE, layer=part, **_MOVED) for part in _BOTH], at_least=2),
+            unit="of two (all below the head, the head), in how many weights that come from "
+            f"clothes go further than those from MNIST, {MANY} labels of a class",
+        ),
+    ],
+)
