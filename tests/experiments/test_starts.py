@@ -57,7 +57,7 @@ def test_tuning_and_seeds_hold_what_the_claims_ask_for_and_tuning_sees_no_target
     assert not rows.drop(columns="value").duplicated().any()
     errors = rows[rows["metric"] == "errors"].groupby("arm")["per_class"].agg(set).to_dict()
     assert errors == {arm: {0, *TINY.sizes} for arm in module.ARMS}
-    assert {*rows[rows["metric"] == "moved"]["per_class"]} == {module.MANY}
+    assert {*rows[rows["metric"] == "moved"]["rate"]} == {*module.COMPARED}
     for claim in module.EXPERIMENT.claims:
         assert judge(claim, rows).seeds == 2
 
@@ -70,7 +70,7 @@ def test_a_live_cell_needs_no_tuning(asked):
     assert {*module.LIVE.settings.values()} <= {*module.RATES.values()}
 
 
-def test_errors_are_at_the_rates_of_each_arm_and_ways_at_those_of_a_start_anew(asked, fits):
+def test_errors_are_at_the_rate_of_each_arm_and_weights_compared_at_the_same(asked, fits):
     chosen = [
         {"arm": arm, "tuned_at": n, "setting": [*module.RATES][i], "value": 0.0, "seed": TUNING}
         for i, arm in enumerate(module.ARMS)
@@ -78,45 +78,58 @@ def test_errors_are_at_the_rates_of_each_arm_and_ways_at_those_of_a_start_anew(a
     ]
     rows = tables(*((0, row) for row in module.run(TINY.settle(pd.DataFrame(chosen)), 0, CPU)))
     rates, own = [more["lr"] for *_, more in fits[2:]], [*module.RATES.values()][:3]
-    assert rates == [*own * len(TINY.sizes), *[own[0]] * 3]
+    same = [module.RATES[rate] for rate in module.COMPARED for _ in module.ARMS]
+    assert rates == [*own * len(TINY.sizes), *same]
     labels = [len(data) for _, data, _ in fits[2:]]
-    assert labels == [10 * n for n in (*TINY.sizes, *TINY.moved_at) for _ in range(3)]
+    counts = (*TINY.sizes, *[TINY.moved_at] * len(module.COMPARED))
+    assert labels == [10 * n for n in counts for _ in module.ARMS]
     assert (rows[rows["metric"] == "moved"]["value"] == 0).all()  # as nothing was trained
-    assert {(m["steps"], m["optimizer"]) for *_, m in fits[2:]} == {(TINY.steps, module.OPTIMIZER)}
+    assert {(more["steps"], more["batch_size"]) for *_, more in fits[2:]} == {(TINY.steps, 32)}
 
 
-def judged(far, metric="moved", per_class=module.MANY):
-    """The verdicts where, with little spread, an arm has so much in these layers."""
+def verdicts(metric, values, ids, **at):
+    """Of five seeds with little spread, where each arm has so much of the metric."""
     rows = [
-        {"seed": s, "arm": arm, "metric": metric, "per_class": per_class, "layer": layer}
-        | {"value": value + 0.1 * s * (i + 1)}
-        for s in range(5)
-        for i, (arm, values) in enumerate(far.items())
-        for layer, value in zip((module.EXTRACTOR, module.HEAD), values)
+        {"seed": seed, "arm": arm, "metric": metric, "value": value + 0.1 * seed * i, **at, **more}
+        for seed in range(5)
+        for i, (arm, places) in enumerate(zip(module.ARMS, values))
+        for value, more in places
     ]
-    table = pd.DataFrame(rows)
-    kept = [c for c in module.EXPERIMENT.claims if c.id.startswith("I4") == (metric == "moved")]
-    kept = [c for c in kept if (c.id == "I1c") == (per_class == module.MANY) or metric == "moved"]
-    table = table if metric == "moved" else table[table["layer"] == module.HEAD]
-    return {claim.id: judge(claim, table).verdict for claim in kept}
+    claims = {claim.id: claim for claim in module.EXPERIMENT.claims}
+    return [judge(claims[name], pd.DataFrame(rows)).verdict for name in ids]
 
 
-def test_a_lot_is_more_than_half_of_a_start_anew_in_both_parts():
-    anew, related = (50, 80), (20, 20)
-    of = lambda *new: judged(dict(zip(module.ARMS, (anew, related, new))))  # noqa: E731
-    assert of(30, 45) == {"I4": "supported", "I4r": "supported"}
-    assert of(30, 30) == {"I4": "contradicted", "I4r": "supported"}
-    assert of(10, 45) == {"I4": "contradicted", "I4r": "contradicted"}
+@pytest.mark.parametrize(
+    ("heads", "a_lot", "more"),
+    [
+        ((45, 45, 45), "supported", "supported"),
+        ((30, 45, 45), "supported", "supported"),
+        ((30, 30, 45), "contradicted", "supported"),
+        ((10, 10, 45), "contradicted", "contradicted"),
+    ],
+)
+def test_a_lot_is_more_than_half_of_a_start_anew_in_five_of_six(heads, a_lot, more):
+    def places(below, heads):
+        for rate, head in zip(module.COMPARED, heads):
+            yield below, {"rate": rate, "layer": module.EXTRACTOR}
+            yield head, {"rate": rate, "layer": module.HEAD}
+
+    values = [[*places(50, [80] * 3)], [*places(20, [20] * 3)], [*places(30, heads)]]
+    assert verdicts("moved", values, ("I4", "I4r")) == [a_lot, more]
 
 
-def test_what_decides_about_errors():
-    few = dict(metric="errors", per_class=module.FEW)
-    many = dict(metric="errors", per_class=module.MANY)
-    of = lambda *e, **at: judged(dict(zip(module.ARMS, [(x, x) for x in e])), **at)  # noqa: E731
-    assert of(40, 20, 45, **few) == {"I1": "supported", "I1r": "supported"}
-    assert of(40, 50, 20, **few) == {"I1": "contradicted", "I1r": "contradicted"}
-    assert of(3, 2.8, 5, **many) == {"I1c": "supported"}
-    assert of(6, 2, 5, **many) == {"I1c": "contradicted"}
+@pytest.mark.parametrize(
+    ("per_class", "errors", "ids", "expected"),
+    [
+        (module.FEW, (40, 20, 45), ("I1", "I1r"), ["supported"] * 2),
+        (module.FEW, (40, 50, 20), ("I1", "I1r"), ["contradicted"] * 2),
+        (module.MANY, (3, 2.8, 5), ("I1c",), ["supported"]),
+        (module.MANY, (6, 2, 5), ("I1c",), ["contradicted"]),
+    ],
+)
+def test_what_decides_about_errors(per_class, errors, ids, expected):
+    values = [[(error, {})] for error in errors]
+    assert verdicts("errors", values, ids, per_class=per_class) == expected
 
 
 # data
