@@ -4,9 +4,9 @@ The target is scikit-learn's scanned digits, by few labels of each class. One ne
 one has learnt MNIST, the same task in another domain; one has learnt clothes, another task. There
 are ten classes everywhere, so the whole network goes on, its head too, and no layer is new.
 
-Every arm gets the same labels and the same number of updates. Where labels are few, a large
-validation set would be hidden labels, so rates are chosen on another task: there clothes of seven
-by seven pixels are the target, clothes are what is related, and digits are not.
+Every arm gets the same labels and as many updates. Where labels are few, a large validation set
+would be hidden labels, so rates are chosen on another task: there clothes of seven by seven pixels
+are the target, clothes are what is related, and digits are not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,6 +31,7 @@ ANEW, RELATED, UNRELATED = ARMS = "anew", "from the same task", "from another ta
 RATES = {f"lr {lr}": lr for lr in (1e-4, 5e-4, 2e-3, 8e-3, 1.6e-2)}
 COMPARED = ("lr 0.0005", "lr 0.002", "lr 0.008")  # what weights do hangs on the rate
 EXTRACTOR, HEAD, FEW, MANY = "all below the head", "head", 5, 100  # labels of a class
+Networks = dict[str, nn.Sequential]  # by arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Starts(Scale):
 class Task(NamedTuple):
     """Where each arm starts, the target's images to learn from, and others to judge by."""
 
-    starts: dict[str, nn.Sequential]
+    starts: Networks
     pool: Images
     test: Images
 
@@ -120,12 +121,10 @@ def coarse(images: Images) -> Images:
     return replace(images, pixels=F.interpolate(small, scale_factor=4).round().byte())
 
 
-def starts(
-    scale: Starts, sources: dict[str, Images], seed: int, device: torch.device
-) -> dict[str, nn.Sequential]:
+def starts(scale: Starts, sources: dict[str, Images], seed: int, device: torch.device) -> Networks:
     """By arm, a network that has learnt its source, if any; all began with the same weights."""
     seed_everything(seed)
-    anew, found = ConvNet().to(device), dict[str, nn.Sequential]()
+    anew, found = ConvNet().to(device), Networks()
     how: dict[str, Any] = {"epochs": scale.epochs, "lr": 2e-3, "seed": seed, "progress": False}
     for arm in scale.arms:
         found[arm] = deepcopy(anew)
@@ -171,8 +170,7 @@ def _further(than: str, times: float, what: str) -> dict[str, Any]:
 
 _claim = partial(
     Claim,
-    varies="each seed draws labels, images of the sources and initial weights; rates are chosen "
-    "on another task, on other seeds",
+    varies="each seed draws labels, sources and weights; rates are of another task and other seeds",
     scales=("lecture",),
 )
 
