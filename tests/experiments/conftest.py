@@ -8,7 +8,7 @@ import pytest
 from tlcourse.data import load
 
 JACOBIANS = ("jacobian_matching.few_data", "jacobian_matching.distant")
-ADAPTATION = "what_is_transfer_learning.adaptation"
+TRANSFER = ("what_is_transfer_learning.adaptation", "what_is_transfer_learning.starts")
 
 
 @cache
@@ -25,6 +25,6 @@ def asked(monkeypatch):
         names.append((name, split))
         return few(name, split)
 
-    for name in ("fine_tuning.fine_tuning", *JACOBIANS, ADAPTATION):
+    for name in ("fine_tuning.fine_tuning", *JACOBIANS, *TRANSFER):
         monkeypatch.setattr(import_module(f"tlcourse.experiments.{name}"), "load", small)
     return names
