@@ -73,6 +73,12 @@ def test_intervals_write_the_mean_of_every_row():
     fig, axes = plots.figure()
     plots.intervals(axes, table, unit="errors")
     assert [text.get_text() for text in axes.texts] == ["10", "20"]
+    looks = {"alone": {"color": "red", "marker": "s"}}
+    fig_2, other = plots.figure()
+    plots.intervals(other, table, unit="errors", digits=1, looks=looks)
+    assert [text.get_text() for text in other.texts] == ["10.4", "20.0"]
+    assert (other.lines[-1].get_color(), other.lines[-1].get_marker()) == ("red", "s")
+    plt.close(fig_2)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["teacher", "alone"]
     plt.close(fig)
 
@@ -144,6 +150,27 @@ def test_a_join_goes_from_the_side_of_a_block_to_that_of_another(shown, monkeypa
         if start[1] < -plots.DOWN / 2 and end[1] > -plots.DOWN / 2 and start[0] < end[0]
     ]
     assert (join[0][0], join[1][0]) == pytest.approx((right, left), abs=0.1)
+
+
+@pytest.mark.parametrize(("trunk", "rows_up"), [(plots.trained, 1), (plots.frozen, 0)])
+def test_a_branch_sends_its_gradient_into_a_trunk_that_moves(trunk, rows_up, shown, monkeypatch):
+    ends = []
+
+    def watched(_, text, end, start, arrowprops):
+        if arrowprops["linestyle"] == "--":
+            ends.append((start, end))
+
+    monkeypatch.setattr(
+        plots.Axes,
+        "annotate",
+        lambda *a, arrowprops, **__: watched(*a, {"linestyle": "-"} | arrowprops),
+    )
+    rows = {"net": [*trunk("trunk"), *plots.new("head")], "": [None, *plots.new("branch")]}
+    losses = [("head", "label", "CE"), ("branch", "label", "CE")]
+    plots.scheme(plots.Scheme(rows, losses))
+    start, end = ends[-1]
+    assert end[1] - start[1] == pytest.approx(rows_up * plots.DOWN)
+    assert (end[0] < plots.ACROSS) == bool(rows_up)  # left of the branch, or below it
 
 
 def test_a_join_needs_blocks(shown):

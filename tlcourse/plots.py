@@ -356,18 +356,20 @@ def bars(axes: Axes, groups: Mapping[str, Sequence[float]], ticks: Sequence[str]
     axes.grid(axis="x", visible=False)
 
 
-def intervals(axes: Axes, table: Any, *, unit: str) -> None:
+def intervals(
+    axes: Axes, table: Any, *, unit: str, digits: int = 0, looks: Mapping[str, Any] = LOOKS
+) -> None:
     """One line per row of `table`, first on top: a dot, its interval, its number.
 
-    table: columns mean, low and high; its index names the rows.
+    table: columns mean, low and high; its index names the rows. looks: by name, colour and marker.
     """
     for y, (name, row) in enumerate(table.iterrows()):
-        look = LOOKS.get(str(name), LOOKS["distilled"])
+        look = looks.get(str(name), LOOKS["distilled"])
         line: dict[str, Any] = {"color": look["color"], "linewidth": 3, "alpha": 0.45}
         axes.plot([row["low"], row["high"]], [y, y], solid_capstyle="butt", **line)
         axes.plot(row["mean"], y, look["marker"], color=look["color"], markersize=8)
         beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": "#444444"}
-        axes.annotate(f"{row['mean']:.0f}", (row["high"], y), (8, 0), **beside)
+        axes.annotate(f"{row['mean']:.{digits}f}", (row["high"], y), (8, 0), **beside)
     axes.set_yticks(range(len(table)), [str(name) for name in table.index])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=unit)
     axes.grid(axis="y", visible=False)

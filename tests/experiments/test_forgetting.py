@@ -6,6 +6,7 @@ from importlib import import_module
 import pandas as pd
 import pytest
 import torch
+from common import same, state
 
 from tlcourse.claims import TUNING, judge
 from tlcourse.data import load
@@ -56,14 +57,6 @@ def tasks(small):
 @pytest.fixture
 def network(tasks):
     return first_task("old", tasks[0].train, 3, seed=0)
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow

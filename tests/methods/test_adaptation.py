@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from common import often, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,8 +25,6 @@ from tlcourse.methods.adaptation import (
 )
 from tlcourse.training import fit, joint
 
-often = settings(deadline=None, max_examples=30, database=None)
-seeds = st.integers(0, 10_000)
 strengths = st.floats(0, 5)
 
 

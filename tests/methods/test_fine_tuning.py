@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from common import same, state
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -44,14 +45,6 @@ def batch():
     return torch.randn(16, 1, 8, 8, generator=generator), torch.randint(
         3, (16,), generator=generator
     )
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
 
 def sgd(parameters):

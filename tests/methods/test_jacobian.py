@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from common import often, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, hessian, jacrev, vmap
@@ -23,8 +24,6 @@ from tlcourse.methods.jacobian import (
     sobolev_loss,
 )
 
-often = settings(deadline=None, max_examples=30, database=None)
-seeds = st.integers(0, 10_000)
 classes = torch.tensor([0, 2, 1, 2])
 
 

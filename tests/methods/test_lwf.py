@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from common import state
 from torch import nn
 
 from tlcourse.methods.distillation import distillation_loss
@@ -45,10 +46,6 @@ def images():
     return torch.randn(48, 1, 8, 8, generator=generator), torch.randint(
         5, (48,), generator=generator
     )
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 # the loss

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from common import same, state
 from torch import nn
 from torch.testing import assert_close
 
@@ -51,14 +52,6 @@ def images():
     return torch.randn(40, 1, 8, 8, generator=generator), torch.randint(
         4, (40,), generator=generator
     )
-
-
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def silent(network, data):

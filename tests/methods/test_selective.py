@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from common import often, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import rotate
 from scipy.stats import entropy
@@ -32,8 +33,6 @@ from tlcourse.methods.selective import (
 from tlcourse.models import MLP, ConvNet
 from tlcourse.training import Batch, fit, paired, predict
 
-often = settings(deadline=None, max_examples=30, database=None)
-seeds = st.integers(0, 10_000)
 bank = gabor_bank()
 
 

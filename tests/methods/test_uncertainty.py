@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from common import often, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Laplace, Normal
@@ -20,8 +21,6 @@ from tlcourse.methods.uncertainty import UncertaintyWeighting, softmax_nll
 from tlcourse.training import fit
 
 TASKS = {"seg": "classification", "depth": "regression", "inst": "laplace"}
-often = settings(deadline=None, max_examples=30, database=None)
-seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture(autouse=True)

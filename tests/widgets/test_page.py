@@ -470,7 +470,8 @@ def test_a_method_leads_to_the_page_of_its_chapter_or_nowhere(opened, page):
     assert len(links) == 2
     notes = [" ".join(text.split()) for text in root.locator(".tlc-chapter").all_inner_texts()]
     assert {notes[i] for i, m in enumerate(METHODS) if m.chapter == 1} == {"this chapter"}
-    assert {notes[i] for i, m in enumerate(METHODS) if not m.written} <= {"chapter 7, to come"}
+    to_come = {notes[i] for i, m in enumerate(METHODS) if not m.written and m.chapter != 1}
+    assert to_come <= {"chapter 7, to come"}
 
 
 @pytest.mark.slow
