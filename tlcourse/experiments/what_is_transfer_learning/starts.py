@@ -28,7 +28,7 @@ from tlcourse.models import ConvNet
 from tlcourse.training import cross_entropy, fit, seed_everything
 
 ANEW, RELATED, UNRELATED = ARMS = "anew", "from the same task", "from another task"
-RATES = {f"lr {lr}": lr for lr in (1e-4, 5e-4, 2e-3, 8e-3, 1.6e-2)}
+RATES = {f"lr {lr}": lr for lr in (2.5e-5, 1e-4, 5e-4, 2e-3, 8e-3, 1.6e-2, 3.2e-2)}
 COMPARED = ("lr 0.0005", "lr 0.002", "lr 0.008")  # what weights do hangs on the rate
 EXTRACTOR, HEAD, FEW, MANY = "all below the head", "head", 5, 100  # labels of a class
 Networks = dict[str, nn.Sequential]  # by arm
