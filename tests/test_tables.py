@@ -21,6 +21,7 @@ from tlcourse.tables import (
 )
 
 CHAPTERS = [
+    "what_is_transfer_learning",
     "fine_tuning",
     "knowledge_distillation",
     "attention_transfer",

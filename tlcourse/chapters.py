@@ -145,9 +145,8 @@ SHIFT = (ADAPTATION, ADAPTATION_WITH_LABELS)
 
 METHODS = (
     Method("domain-adversarial training", SCENARIOS, "features of both domains, labels", "",
-           "a domain classifier", SHIFT, written=False),
-    Method("CORAL", SCENARIOS, "covariances of features, labels", "", "", SHIFT,
-           written=False),
+           "a domain classifier", SHIFT),
+    Method("CORAL", SCENARIOS, "covariances of features, labels", "", "", SHIFT),
     Method("fine-tuning", TUNING, "labels", "lower layers or none", "a head", START),
     Method("growing", TUNING, "labels", "old layers or none", "units or a layer", START),
     Method("distillation", "03_knowledge_distillation.ipynb", "soft targets, labels",
