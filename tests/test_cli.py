@@ -134,9 +134,9 @@ def test_list_names_experiments_scales_and_arms_by_chapter(said):
     _, out, _ = said("list")
     heads = [line for line in out.splitlines() if line[:1].strip()]
     assert [head.split()[0] for head in heads[:3]] == ["arm:", "scale:", "seed:"]
-    assert heads[3:5] == ["Fine tuning", "Knowledge distillation"]
-    assert heads[5:7] == ["Attention transfer", "Jacobian matching"]
-    assert heads[7:9] == ["Multi task learning", "Continual learning"]
+    assert heads[3:5] == ["What is transfer learning", "Fine tuning"]
+    assert heads[5:7] == ["Knowledge distillation", "Attention transfer"]
+    assert heads[7:] == ["Jacobian matching", "Multi task learning", "Continual learning"]
     assert "\n  distillation: Does a small network" in out
     assert "\n    arms: teacher · alone · T=1" in out
     assert re.search(r"\n    lecture: \w+; \d+ seeds, about \d+ min of one core; recorded on ", out)

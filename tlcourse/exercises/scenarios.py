@@ -265,19 +265,17 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "name_the_setting": Exercise(
         title="six situations",
-        task="Complete `my_signs(situation)`: for each situation four of True and False, whether "
-        "the domain is the same, whether the task is the same, whether the source has labels, and "
-        'whether the target has any. "scans": one clinic\'s labelled scans teach a network to '
-        "find fractures; another clinic, with another device, asks the same of its own, without "
-        'labels. "accents": many recordings with their texts teach a network to recognise words; '
-        'for another accent, some recordings have texts. "phone": a large network has learnt '
-        "from labelled photographs, and these, labels and all, teach a small one the same. "
-        '"road": of one set of pictures, the kind and the distance of each pixel are known; a '
-        'network that has learnt kinds shall learn distances. "moles": a network has learnt to '
-        "name things in labelled photographs; labelled pictures of skin teach it whether a mole "
-        "is harmless. "
-        '"reviews": a network has guessed words left out of books; 500 reviews with stars teach '
-        "it to give stars.",
+        task="Complete `my_signs(situation)`: four of True and False, whether the domain is the "
+        "same, the task is the same, the source has labels, the target has any. "
+        '"scans": a network learns fractures from labelled scans of one clinic; another, with '
+        'another device, asks the same of its own, unlabelled ones. "accents": many recordings '
+        "with their texts teach it words; of another accent, some recordings have texts. "
+        '"phone": a large network has learnt labelled photographs; these, labels and all, teach a '
+        'small one the same. "road": of one set of pictures, kind and distance of each pixel are '
+        'known; a network that has learnt kinds shall learn distances. "moles": a network names '
+        "things in labelled photographs; labelled pictures of skin teach it whether a mole is "
+        'harmless. "reviews": a network has guessed words left out of books; 500 reviews with '
+        'stars teach it to give stars.',
         kind="complete",
         difficulty=1,
         minutes=8,
