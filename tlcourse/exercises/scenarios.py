@@ -267,15 +267,14 @@ EXERCISES: dict[str, Exercise] = {
         title="six situations",
         task="Complete `my_signs(situation)`: four of True and False, whether the domain is the "
         "same, the task is the same, the source has labels, the target has any. "
-        '"scans": a network learns fractures from labelled scans of one clinic; another, with '
-        'another device, asks the same of its own, unlabelled ones. "accents": many recordings '
-        "with their texts teach it words; of another accent, some recordings have texts. "
-        '"phone": a large network has learnt labelled photographs; these, labels and all, teach a '
-        'small one the same. "road": of one set of pictures, kind and distance of each pixel are '
-        'known; a network that has learnt kinds shall learn distances. "moles": a network names '
-        "things in labelled photographs; labelled pictures of skin teach it whether a mole is "
-        'harmless. "reviews": a network has guessed words left out of books; 500 reviews with '
-        'stars teach it to give stars.',
+        '"scans": labelled scans of one clinic teach a network fractures; another clinic, with '
+        'another device, asks the same of unlabelled ones. "accents": many recordings with their '
+        'texts teach it words; of another accent, a few have texts. "phone": a large network has '
+        "learnt labelled photographs; these, labels and all, teach a small one the same. "
+        '"road": of one set of pictures, kind and distance of each pixel are known; a network that '
+        'knows kinds learns distances. "moles": a network names things in labelled photographs; '
+        'labelled pictures of skin teach it whether a mole is harmless. "reviews": a network has '
+        "guessed words left out of books; 500 reviews with stars teach it stars.",
         kind="complete",
         difficulty=1,
         minutes=8,
