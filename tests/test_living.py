@@ -18,7 +18,10 @@ def number(address, shown):
 
 
 def test_a_claim_gives_its_effect_interval_verdict_and_the_lecture():
-    record, claim = read("distillation", "lecture"), EXPERIMENTS["distillation"].claims[0]
+    record, claim = (
+        read("distillation", "lecture"),
+        next(c for c in EXPERIMENTS["distillation"].claims if c.id == "K1"),
+    )
     found = record.judge(claim)
     assert look_up("K1.effect").value == found.effect
     assert look_up("K1.low").value == found.low

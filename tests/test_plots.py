@@ -1,7 +1,11 @@
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from skimage.data import astronaut
 
 from tlcourse import plots
 
@@ -24,6 +28,17 @@ def test_show_publishes_a_png_with_its_alt_text_and_closes_the_figure(shown):
     assert metadata == {"image/png": {"alt": "a line that rises"}}
     assert data["text/plain"].splitlines() == ["[figure]", "a line that rises"]  # folded: the first
     assert plt.get_fignums() == []
+
+
+def test_a_drawing_is_kept_in_fewer_colours_than_a_photo(shown):
+    fig, axes = plots.figure(size=(3, 2))
+    axes.plot([0, 1])
+    plots.show(fig, "a line")
+    fig, axes = plots.figure(size=(3, 2))
+    axes.imshow(astronaut()[:200, :300])
+    plots.show(fig, "a photo")
+    colours = [len(Image.open(io.BytesIO(data["image/png"])).getcolors()) for data, _ in shown]
+    assert colours[0] <= 64 < colours[1] <= 256
 
 
 @pytest.mark.parametrize("alt", ["", "  "])

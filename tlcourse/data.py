@@ -204,6 +204,31 @@ def photo(name: str) -> Tensor:
     return pixels[..., :3].permute(2, 0, 1).contiguous()
 
 
+def over_photos(images: Images, seed: int) -> Images:
+    """|photo − image| in three channels, each at a place of its own in one of `PHOTOS`.
+
+    Where there is ink, a photo's negative shows. images: grey or of three channels. MNIST-M's
+    recipe (Ganin et al. 2016, section 5.2), of the photos that come with scikit-image.
+    """
+    draw, (n, _, *side) = np.random.RandomState(seed), images.pixels.shape
+    pixels = images.pixels.new_empty(n, 3, *side)
+    which = torch.from_numpy(draw.randint(len(PHOTOS), size=n))
+    places = torch.from_numpy(draw.random_sample((2, n)))
+    for i, name in enumerate(PHOTOS):
+        mine, windows = which == i, photo(name).unfold(1, side[0], 1).unfold(2, side[1], 1)
+        y, x = ((share[mine] * most).long() for share, most in zip(places, windows.shape[1:]))
+        behind, ink = windows[:, y, x].transpose(0, 1).int(), images.pixels[mine].int()
+        pixels[mine] = (behind - ink).abs().to(torch.uint8)
+    return replace(images, pixels=pixels)
+
+
+def noisy(images: Images, seed: int, sigma: float = 100.0) -> Images:
+    """With noise of σ grey levels on every pixel, clipped."""
+    noise = np.random.RandomState(seed).normal(0, sigma, images.pixels.shape).round()
+    pixels = (images.pixels + torch.from_numpy(noise)).clamp(0, 255).to(torch.uint8)
+    return replace(images, pixels=pixels)
+
+
 def data_dir() -> Path:
     """The course's data folder.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tlcourse.claims import TUNING, judge
-from tlcourse.data import PHOTOS, Images, load, photo
+from tlcourse.data import Images, load
 from tlcourse.methods.adaptation import coral_loss, domain_adversarial_loss
 from tlcourse.training import Batch, fit
 
@@ -130,38 +130,6 @@ def test_learnt_and_judged_images_lie_over_other_places_and_each_seed_has_its_ow
     for seed in range(4):
         domains(seed=seed)
     assert len({*seeds}) == 8
-
-
-def test_a_digit_lies_over_its_own_piece_of_a_photo():
-    digits, draw = some(40), np.random.RandomState(3)
-    found = module.over_photos(digits, 3)
-    which, places = draw.randint(4, size=40), draw.random_sample((2, 40))
-    for i in range(40):
-        behind = photo([*PHOTOS][which[i]]).numpy().astype(int)
-        y, x = (int(share * (n - 27)) for share, n in zip(places[:, i], behind.shape[1:]))
-        expected = np.abs(behind[:, y : y + 28, x : x + 28] - digits.pixels[i].numpy().astype(int))
-        assert np.array_equal(found.pixels[i].numpy(), expected)
-    assert torch.equal(found.labels, digits.labels)
-    assert torch.equal(module.over_photos(digits, 3).pixels, found.pixels)
-    assert not torch.equal(module.over_photos(digits, 4).pixels, found.pixels)
-
-
-def test_every_photo_has_its_turn_up_to_its_last_row_and_column(monkeypatch):
-    corner = torch.arange(30 * 31).view(1, 30, 31).expand(3, -1, -1) % 256
-    monkeypatch.setattr(module, "photo", lambda name: corner.to(torch.uint8))
-    blank = Images(torch.zeros(500, 1, 28, 28).byte(), torch.zeros(500).long(), ("0",), "blank")
-    corners = {*module.over_photos(blank, 0).pixels[:, 0, 0, 0].tolist()}
-    assert corners == {31 * y + x for y in range(3) for x in range(4)}
-
-
-def test_noise_is_of_its_size_and_clipped():
-    grey = Images(torch.full((50, 1, 28, 28), 128).byte(), torch.zeros(50).long(), ("0",), "grey")
-    found = module.noisy(grey, 0, sigma=20.0).pixels.double()
-    assert found.mean().item() == pytest.approx(128, abs=0.5)
-    assert found.std().item() == pytest.approx(20, rel=0.02)
-    wild = module.noisy(grey, 0, sigma=9999.0).pixels
-    assert ((wild == 0) | (wild == 255)).double().mean() > 0.98
-    assert torch.equal(wild, module.noisy(grey, 0, sigma=9999.0).pixels)
 
 
 # arms

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlcourse.claims import Claim, Decision, count, greater
-from tlcourse.data import PHOTOS, Images, load, photo
+from tlcourse.data import Images, load, noisy, over_photos
 from tlcourse.experiments.base import Case, Experiment, Row, Scale, combinations, tuned
 from tlcourse.methods.adaptation import coral_loss, domain_adversarial_loss, rising_strength
 from tlcourse.models import MLP, ConvNet
@@ -29,7 +28,7 @@ from tlcourse.training import Batch, accuracy, cross_entropy, fit, joint, predic
 ALONE, DANN, CORAL, LABELS = "source only", "DANN", "CORAL", "trained on the target"
 ARMS, ALL_CLASSES = (ALONE, DANN, CORAL, LABELS), "DANN, all classes in the target"
 OVER_PHOTOS, SCANS, HALF = "digits over photos", "scanned digits", "digits 0-4 over photos"
-NOISE, SIDE = "noisy digits", 28
+NOISE = "noisy digits"
 TOP = 8  # so many layers give what the head reads
 Grid = Mapping[str, tuple[float, ...]]
 # six settings each: rates, and λ or the weight of CORAL; where to look was found on noisy digits
@@ -163,29 +162,6 @@ def domains_of(scale: Adaptation, name: str, seed: int, device: torch.device) ->
 def coloured(images: Images) -> Images:
     """The same with three channels."""
     return replace(images, pixels=images.pixels.expand(-1, 3, -1, -1).contiguous())
-
-
-def over_photos(digits: Images, seed: int) -> Images:
-    """|photo − digit|, each at a place of its own: where there is ink, a photo's negative.
-
-    The photos come with scikit-image. Ganin et al. 2016, section 5.2, of other photos.
-    """
-    draw, pixels = np.random.RandomState(seed), digits.pixels.new_empty(len(digits), 3, SIDE, SIDE)
-    which = torch.from_numpy(draw.randint(len(PHOTOS), size=len(digits)))
-    places = torch.from_numpy(draw.random_sample((2, len(digits))))
-    for i, name in enumerate(PHOTOS):
-        windows, mine = photo(name).unfold(1, SIDE, 1).unfold(2, SIDE, 1), which == i
-        y, x = ((share[mine] * n).long() for share, n in zip(places, windows.shape[1:]))
-        behind, ink = windows[:, y, x].transpose(0, 1).int(), digits.pixels[mine].int()
-        pixels[mine] = (behind - ink).abs().to(torch.uint8)
-    return replace(digits, pixels=pixels)
-
-
-def noisy(digits: Images, seed: int, sigma: float = 100.0) -> Images:
-    """With noise of σ grey levels on every pixel, clipped."""
-    noise = np.random.RandomState(seed).normal(0, sigma, digits.pixels.shape).round()
-    pixels = (digits.pixels + torch.from_numpy(noise)).clamp(0, 255).to(torch.uint8)
-    return replace(digits, pixels=pixels)
 
 
 CHANGES = {OVER_PHOTOS: over_photos, HALF: over_photos, NOISE: noisy}
