@@ -2030,7 +2030,9 @@ def test_box_and_solution_fold(name, monkeypatch):
     assert page.count("<details>") == len(e.hints) + 1
     assert e.title in page
     assert f"{e.minutes} minutes" in page
-    assert "`" not in page.split("<details>")[0]
+    task = page.split("<details>")[0].split("<p>")[1]
+    assert "`" not in task
+    assert task.count("<br>") == e.task.count("\n")
     assert shown[1]["text/plain"].startswith(f"Solution:\ndef {e.signature}:\n")
 
 

@@ -66,5 +66,5 @@ def _code(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Plain text, where `backticks` mark code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Plain text, where `backticks` mark code; line breaks stay."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")

@@ -266,15 +266,19 @@ EXERCISES: dict[str, Exercise] = {
     "name_the_setting": Exercise(
         title="six situations",
         task="Complete `my_signs(situation)`: four of True and False, whether the domain is the "
-        "same, the task is the same, the source has labels, the target has any. "
+        "same, the task is the same, the source has labels, the target has any.\n"
         '"scans": labelled scans of one clinic teach a network fractures; another clinic, with '
-        'another device, asks the same of unlabelled ones. "accents": many recordings with their '
-        'texts teach it words; of another accent, a few have texts. "phone": a large network has '
-        "learnt labelled photographs; these, labels and all, teach a small one the same. "
+        "another device, asks the same of unlabelled ones.\n"
+        '"accents": many recordings with their texts teach it words; of another accent, a few have '
+        "texts.\n"
+        '"phone": a large network has learnt labelled photographs; these, labels and all, teach a '
+        "small one the same.\n"
         '"road": of one set of pictures, kind and distance of each pixel are known; a network that '
-        'knows kinds learns distances. "moles": a network names things in labelled photographs; '
-        'labelled pictures of skin teach it whether a mole is harmless. "reviews": a network has '
-        "guessed words left out of books; 500 reviews with stars teach it stars.",
+        "knows kinds learns distances.\n"
+        '"moles": a network names things in labelled photographs; labelled pictures of skin teach '
+        "it whether a mole is harmless.\n"
+        '"reviews": a network has guessed words left out of books; 500 reviews with stars teach '
+        "it stars.",
         kind="complete",
         difficulty=1,
         minutes=8,
