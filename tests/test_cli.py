@@ -78,7 +78,7 @@ def refused(said):
     ("arguments", "sentence"),
     [
         (["nonsense"], "No such command 'nonsense'."),
-        (["run", "nope"], "there is no experiment 'nope'; there are fine_tuning"),
+        (["run", "nope"], "there is no experiment 'nope'; there are adaptation"),
         (
             ["run", "distillation", "--scale", "huge"],
             "distillation has no scale 'huge'; it has lecture",
@@ -103,7 +103,7 @@ def test_errors_are_one_sentence(arguments, sentence, refused):
 def test_an_error_is_no_traceback_and_exits_with_2():
     done = tlcourse("run", "nope")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no experiment 'nope'; there are fine_tuning")
+    assert done.stderr.startswith("error: there is no experiment 'nope'; there are adaptation")
     assert done.stderr.count("\n") == 1
 
 
@@ -253,7 +253,7 @@ def test_the_claims_of_the_course_fit(said):
     _, out, _ = said("claims")
     assert fits(out)
     starts = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
-    assert starts[:4] == ["claim", "F1", "F2", "F3"]
+    assert starts[:4] == ["claim", "I1", "I1c", "I1r"]
     assert re.search(r"^\d+ claims, a line for each scale: \d+ \w+", out, re.MULTILINE)
 
 

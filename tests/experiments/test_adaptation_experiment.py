@@ -40,7 +40,7 @@ def test_tuning_and_seeds_hold_what_the_claims_ask_for_and_tuning_sees_no_target
     asked, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(module, "photo", None)
+        patch.setattr("tlcourse.data.photo", None)
         tuning = tables(*((TUNING, row) for row in module.tune(TINY, TUNING, CPU)))
     assert {*asked} == {("mnist", "train")}
     assert tuning.groupby("arm")["setting"].nunique().to_dict() == dict.fromkeys(module.ARMS, 6)

@@ -216,10 +216,10 @@ def _standardised(x: Tensor) -> Tensor:
 EXERCISES: dict[str, Exercise] = {
     "gradient_reversal": Exercise(
         title="learn to deceive",
-        task="Write `my_domain_loss(features, domains, w, strength)`. A discriminator with the "
+        task="Write `my_domain_loss(features, domains, w, strength)`. A domain classifier with the "
         "weights `w` (d,) gives each of `features` (N, d) a logit, `features @ w`; `domains` (N,) "
         "are 0.0 for the source and 1.0 for the target. Return the mean binary cross-entropy. Its "
-        "gradient at `w` is the usual one, so that the discriminator learns to tell the domains "
+        "gradient at `w` is the usual one, so that the classifier learns to tell the domains "
         "apart. At `features` it is the usual one times −λ, `strength`, so that what makes them "
         "learns to deceive it. The value does not depend on λ.",
         kind="write",
@@ -437,8 +437,7 @@ EXERCISES: dict[str, Exercise] = {
         see=of_all_and_of_one,
         mistakes=[
             (
-                "this is the function as it was found: BatchNorm normalises the target by mean and "
-                "variance of the source.",
+                "this is the function as it was found.",
                 _answers(),
             ),
             (
